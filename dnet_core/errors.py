@@ -1,0 +1,94 @@
+"""The one error tree. Errors carry data; `str(error)` says what happened, where, and what to do next.
+
+DnetError
+  RequestError        the caller can fix it
+    UnknownModel      no such model here or on the hub
+    UnsupportedModel  the architecture or the file cannot run in a ring
+    ContextTooLong    prompt longer than the context
+  NotReady            no model is loaded, or one is being loaded
+  InfeasiblePlan      the model does not fit, with what is missing per device
+  LoadError           missing or corrupt files, disk full
+  RingError           a hop failed
+    PeerLost          a shard went away
+    DeadlineExceeded  a named wait ran out
+  ProtocolError       a frame or reply that this version does not understand
+  TrustError          wrong or missing cluster key
+  StartError          this process cannot start as asked (port taken, bad option)
+"""
+
+from __future__ import annotations
+
+
+class DnetError(Exception):
+    """Base of all errors a person may see."""
+
+
+class RequestError(DnetError):
+    """The request cannot be served as it is; the message says what to change."""
+
+
+class UnknownModel(RequestError):
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(f"model '{model}' was not found: {detail}")
+        self.model = model
+
+
+class UnsupportedModel(RequestError):
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"model '{model}' is not supported: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class ContextTooLong(RequestError):
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens:,} tokens, but the context holds {context_tokens:,} including at"
+            " least one token of answer: shorten the conversation or load with a longer context"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class NotReady(DnetError):
+    """No model is loaded (yet)."""
+
+
+class InfeasiblePlan(DnetError):
+    """The model does not fit the devices. `reasons` maps each peer to what it lacks."""
+
+    def __init__(self, summary: str, reasons: dict[str, str]) -> None:
+        super().__init__("\n".join([summary, *(f"  {peer}: {why}" for peer, why in reasons.items())]))
+        self.reasons = reasons
+
+
+class LoadError(DnetError):
+    """Model files are missing or corrupt, or there is no room for them."""
+
+
+class RingError(DnetError):
+    """A hop of the ring failed."""
+
+
+class PeerLost(RingError):
+    def __init__(self, peer: str, detail: str) -> None:
+        super().__init__(f"{peer} left the ring: {detail}")
+        self.peer = peer
+
+
+class DeadlineExceeded(RingError):
+    def __init__(self, peer: str, what: str, seconds: float) -> None:
+        super().__init__(f"{peer} did not {what} within {seconds:g} s")
+        self.peer = peer
+
+
+class ProtocolError(DnetError):
+    """A message that this version does not understand; usually two versions of dnet in one ring."""
+
+
+class TrustError(DnetError):
+    """The other side does not have this cluster's key."""
+
+
+class StartError(DnetError):
+    """This process cannot start as asked."""

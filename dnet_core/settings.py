@@ -1,0 +1,54 @@
+"""The only reader of the environment, and the only place that knows where files live."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_config_path, user_log_path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where this program keeps things. `DNET_HOME` puts them all under one folder."""
+
+    cache: Path
+    config: Path
+    logs: Path
+
+    @property
+    def models(self) -> Path:
+        """Imported models: one ordinary MLX model directory each."""
+        return self.cache / "models"
+
+
+def paths() -> Paths:
+    home = os.environ.get("DNET_HOME")
+    if home:
+        root = Path(home).expanduser()
+        return Paths(cache=root / "cache", config=root / "config", logs=root / "logs")
+    return Paths(cache=user_cache_path("dnet"), config=user_config_path("dnet"), logs=user_log_path("dnet"))
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a child process: this one's with `changes`."""
+    return {**os.environ, **changes}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Every wait on another machine, by name, in seconds."""
+
+    connect_s: float = 5.0
+    describe_s: float = 5.0
+    start_shard_s: float = 60.0
+    open_session_s: float = 10.0
+    close_session_s: float = 5.0
+    unload_s: float = 30.0
+    load_silence_s: float = 120.0  # between two progress reports of a load
+    lap_s: float = 120.0  # between two signs of life of a session
+    stop_child_s: float = 2.0
+
+
+TIMEOUTS = Timeouts()

@@ -1,0 +1,109 @@
+"""What was measured or read from headers: the facts from which a plan is made.
+
+Units are in the names; nothing is optional. A measurement that failed is an error for that device, never
+a zero here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class KVKind(StrEnum):
+    """How a layer's cache grows with the context."""
+
+    FULL = "full"  # MHA, GQA: keys and values of every position
+    LATENT = "latent"  # MLA: one compressed vector of every position
+    SLIDING = "sliding"  # keys and values of the last `window_tokens` positions
+    STATE = "state"  # SSM, linear attention: a state of constant size
+
+
+@dataclass(frozen=True, slots=True)
+class KVProfile:
+    """The cache of one layer at 16 bits: `min(tokens, window_tokens) * bytes_per_token + state_bytes`."""
+
+    kind: KVKind
+    bytes_per_token: int
+    state_bytes: int
+    window_tokens: int  # the model's context length unless the kind is SLIDING
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """One layer: exact weight bytes, and arithmetic per token (MoE by active experts)."""
+
+    weight_bytes: int
+    active_weight_bytes: int  # read per decoded token: all, but for MoE only the active experts
+    flops_per_token: int  # without attention over the context
+    attention_flops_per_token_pair: int  # times the number of cached positions
+    kv: KVProfile
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """A model as the solver sees it, from `config.json` and safetensors headers alone."""
+
+    model: str
+    model_type: str
+    layers: tuple[LayerProfile, ...]
+    embedding_bytes: int  # on the head device
+    head_bytes: int  # norm + LM head, on the tail device (tied: the table again)
+    head_flops_per_token: int
+    hidden_size: int
+    vocab_size: int
+    activation_bytes_per_token: int  # what one hop carries
+    context_tokens: int  # the model's own limit
+    weight_format: str  # "bf16", "f16", "f32", "q8", "q4", ...: the one most bytes are in
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(layer.weight_bytes for layer in self.layers) + self.embedding_bytes + self.head_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSpeed:
+    """Measured arithmetic of one weight format on one device."""
+
+    weight_format: str
+    decode_flops_per_s: float  # one token at a time (batch 1)
+    decode_bytes_per_s: float  # weight bytes actually streamed from memory while doing so
+    prefill_flops_per_s: float  # a chunk of `prefill_chunk_tokens`
+    prefill_chunk_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """One device, measured in a moment when it does not serve."""
+
+    peer: str
+    chip: str
+    os: str
+    mlx_version: str
+    backend: str  # "metal", "cpu", "cuda"
+    memory_total_bytes: int
+    memory_available_bytes: int
+    memory_budget_bytes: int  # what weights, KV, buffers and workspace together may take
+    memory_bytes_per_s: float
+    disk_read_bytes_per_s: float  # uncached, at `disk_read_size_bytes`
+    disk_read_size_bytes: int
+    layer_overhead_s: float  # fixed cost of dispatching one layer for one token
+    speeds: tuple[FormatSpeed, ...]
+    fingerprint: str  # of the hardware and software; a profile with another one is stale
+    measured_at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkProfile:
+    """The directed hop `source -> target` over its best address."""
+
+    source: str
+    target: str
+    address: str
+    medium: str  # "thunderbolt", "ethernet", "wifi", "loopback"
+    latency_s: float  # one way, median over small messages on a warm stream
+    bytes_per_s: float
