@@ -1,0 +1,209 @@
+"""Run a window of any mlx-lm model through the model's own forward pass.
+
+For one call the list of layers is replaced by stand-ins:
+
+    layer     0 .. start-1              start .. stop-2   stop-1             stop .. L-1
+    becomes   returns what was          the layer         the layer, its     returns what was
+              received                  itself            output is kept     kept
+
+So the code between, before and after the layers is the model's, for every architecture. MLX is lazy: what
+the model builds around a window (embedding, masks of other layers, norm and head below the tail) is never
+computed, and weights that are never used are never read.
+
+Activations are injected as the *return value* of the layer before the window, so architectures that hand a
+tuple from layer to layer need no code here, and what a model does between two layers runs exactly once, on
+the receiving side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from dnet_core.errors import UnsupportedModel
+from dnet_core.types.ring import LayerWindow
+
+Arrays = tuple[mx.array, ...]
+"""What travels between windows: usually one array `[batch, tokens, hidden]`."""
+
+
+class _StandIn:
+    """A layer that returns what `output` gives; anything else it is asked goes to the real layer."""
+
+    def __init__(self, layer: nn.Module, output: Callable[[], Any]) -> None:
+        self._layer = layer
+        self._output = output
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._output()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+class _Observer:
+    """The real layer; tells `saw` its arguments and its output at every call."""
+
+    def __init__(self, layer: nn.Module, saw: Callable[[tuple[Any, ...], Any], None]) -> None:
+        self._layer = layer
+        self._saw = saw
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._layer(*args, **kwargs)
+        self._saw((*args, *kwargs.values()), output)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerUse:
+    """What one pass through the model showed of one layer."""
+
+    slots: tuple[int, ...]  # indices into the cache list that the layer was given
+    returns_tuple: bool
+
+
+class WindowedModel:
+    """mlx-lm's model object, of which windows `[start, stop)` can be run. Owned by the compute thread."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        """Find the layer list and, by one lazy pass, which cache each layer uses.
+
+        Raises UnsupportedModel when layers do not run once each, in order, with caches of their own.
+        """
+        self._model = model
+        self._name = name
+        self._owner, self._key = _find_layer_list(model, name)
+        self.layers: list[nn.Module] = self._owner[self._key]
+        self._uses = self._observe()
+        self._entering: Any = None
+        self._leaving: Any = None
+        self._kinds = [_kind(c) for c in self.make_cache()]
+        self._lists: dict[LayerWindow, list[Any]] = {}
+        self._sources: dict[LayerWindow, list[int]] = {}
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def make_cache(self) -> list[Any]:
+        """The model's own caches for one sequence. Layers that never run here leave theirs empty."""
+        cache: list[Any] = make_prompt_cache(self._model)
+        return cache
+
+    def slots(self, window: LayerWindow) -> tuple[int, ...]:
+        """Indices into the cache list that belong to the layers of `window`."""
+        return tuple(slot for layer in window.layers for slot in self._uses[layer].slots)
+
+    def embed_and_run(self, window: LayerWindow, tokens: mx.array, cache: list[Any]) -> Arrays:
+        """Run a first window `[0, stop)` on token ids `[batch, tokens]`."""
+        assert window.start == 0, f"{window} does not begin with the embedding"
+        return self._forward(window, tokens, None, cache)
+
+    def run(self, window: LayerWindow, received: Arrays, cache: list[Any]) -> Arrays:
+        """Run `window` on the output of the layer before it.
+
+        Both are what the layers hand on, as arrays. When the window ends with the last layer the result is
+        one array: the logits `[batch, tokens, vocabulary]`.
+        """
+        assert window.start > 0, f"{window} begins with the embedding: it takes token ids"
+        batch, num_tokens = received[0].shape[:2]
+        ids = mx.zeros(
+            (batch, num_tokens), mx.int32
+        )  # only its shape is used: the embedding is never computed
+        before = self._uses[window.start - 1]
+        return self._forward(window, ids, received if before.returns_tuple else received[0], cache)
+
+    def _forward(self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any]) -> Arrays:
+        self._entering = entering
+        self._owner[self._key] = self._stand_ins(window)
+        try:
+            logits = self._model(ids, cache=self._cache_for(window, cache))
+            leaving = self._leaving
+        finally:
+            self._owner[self._key] = self.layers
+            self._entering = self._leaving = None
+        if window.stop == self.num_layers:
+            return (logits,)
+        return tuple(leaving) if self._uses[window.stop - 1].returns_tuple else (leaving,)
+
+    def _stand_ins(self, window: LayerWindow) -> list[Any]:
+        found = self._lists.get(window)
+        if found is not None:
+            return found
+        layers: list[Any] = [_StandIn(layer, lambda: self._entering) for layer in self.layers[: window.start]]
+        layers += self.layers[window.start : window.stop - 1]
+        layers.append(_Observer(self.layers[window.stop - 1], self._keep))
+        layers += [_StandIn(layer, lambda: self._leaving) for layer in self.layers[window.stop :]]
+        self._lists[window] = layers
+        return layers
+
+    def _keep(self, _arguments: tuple[Any, ...], output: Any) -> None:
+        self._leaving = output
+
+    def _cache_for(self, window: LayerWindow, cache: list[Any]) -> list[Any]:
+        """`cache`, with the slots of other layers filled by an equal cache of this window.
+
+        Models make masks from the cache of one particular layer (often the first). Inside a window all caches
+        of a kind have seen the same tokens, so any of them gives the same mask.
+        """
+        sources = self._sources.get(window)
+        if sources is None:
+            own = self.slots(window)
+            like = {self._kinds[slot]: slot for slot in reversed(own)}
+            sources = [s if s in own else like.get(kind, s) for s, kind in enumerate(self._kinds)]
+            self._sources[window] = sources
+        return [cache[slot] for slot in sources]
+
+    def _observe(self) -> tuple[_LayerUse, ...]:
+        """Pass one token through the whole model, lazily, and note what each layer is given and returns."""
+        cache = self.make_cache()
+        slot_of = {id(c): slot for slot, c in enumerate(cache)}
+        order: list[int] = []
+        uses: dict[int, _LayerUse] = {}
+
+        def watch(index: int) -> Callable[[tuple[Any, ...], Any], None]:
+            def saw(arguments: tuple[Any, ...], output: Any) -> None:
+                order.append(index)
+                slots = tuple(slot_of[id(a)] for a in arguments if id(a) in slot_of)
+                uses[index] = _LayerUse(slots, isinstance(output, tuple | list))
+
+            return saw
+
+        self._owner[self._key] = [_Observer(layer, watch(i)) for i, layer in enumerate(self.layers)]
+        try:
+            self._model(mx.zeros((1, 1), mx.int32), cache=cache)
+        finally:
+            self._owner[self._key] = self.layers
+        if order != list(range(self.num_layers)):
+            raise UnsupportedModel(self._name, "its layers do not run exactly once each, in order")
+        claimed = [slot for use in uses.values() for slot in use.slots]
+        if len(set(claimed)) != len(claimed):
+            raise UnsupportedModel(self._name, "some of its layers share one KV cache")
+        return tuple(uses[i] for i in range(self.num_layers))
+
+
+def _kind(cache: Any) -> tuple[Any, ...]:
+    """What must be equal for two caches to give the same mask."""
+    return (type(cache), getattr(cache, "max_size", None), getattr(cache, "chunk_size", None))
+
+
+def _find_layer_list(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """The module, and its attribute, that holds the list which `model.layers` shows."""
+    layers = list(model.layers)
+    for _, module in model.named_modules():
+        for key, value in module.items():
+            if (
+                isinstance(value, list)
+                and len(value) == len(layers)
+                and all(a is b for a, b in zip(value, layers, strict=True))
+            ):
+                return module, key
+    raise UnsupportedModel(name, "its layers are not one plain list")

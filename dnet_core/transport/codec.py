@@ -1,0 +1,344 @@
+"""Values to protobuf messages and back, one function per direction. Messages never leave this package.
+
+A message that does not say what it must is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dnet_core.errors import ProtocolError
+from dnet_core.transport.control import (
+    LoadOrder,
+    LoadReport,
+    LoadStep,
+    SessionOrder,
+    ShardStatus,
+)
+from dnet_core.transport.frames import (
+    Activation,
+    Cancel,
+    DriverFrame,
+    Fault,
+    Prompt,
+    PromptRead,
+    RingFrame,
+    Sampled,
+    Tensor,
+    Token,
+)
+from dnet_core.transport.pb import shard_pb2 as pb
+from dnet_core.types.generation import FinishReason, SamplingParams, StageTime, TokenLogprob
+from dnet_core.types.ring import LayerWindow
+
+_FINISH_TO_PB = {
+    None: pb.Sampled.FINISH_NONE,
+    FinishReason.STOP: pb.Sampled.FINISH_STOP,
+    FinishReason.LENGTH: pb.Sampled.FINISH_LENGTH,
+}
+_FINISH_FROM_PB = {value: key for key, value in _FINISH_TO_PB.items()}
+
+_STEP_TO_PB = {
+    LoadStep.FETCH: pb.LoadProgress.STEP_FETCH,
+    LoadStep.READ: pb.LoadProgress.STEP_READ,
+    LoadStep.WARM: pb.LoadProgress.STEP_WARM,
+    LoadStep.READY: pb.LoadProgress.STEP_READY,
+}
+_STEP_FROM_PB = {value: key for key, value in _STEP_TO_PB.items()}
+
+
+# ---- ring frames ----
+
+
+def encode_ring(frames: Iterable[RingFrame], sent_ns: int) -> pb.ToShard:
+    return pb.ToShard(sent_ns=sent_ns, frames=[_ring_frame(frame) for frame in frames])
+
+
+def _ring_frame(frame: RingFrame) -> pb.ToShard.Frame:
+    match frame:
+        case Activation():
+            return pb.ToShard.Frame(
+                activation=pb.Activation(
+                    session=frame.session,
+                    position=frame.position,
+                    num_tokens=frame.num_tokens,
+                    next_layer=frame.next_layer,
+                    last=frame.last,
+                    tensors=[pb.Tensor(dtype=t.dtype, shape=t.shape, data=t.data) for t in frame.tensors],
+                    stages=_stages(frame.stages),
+                )
+            )
+        case Token():
+            return pb.ToShard.Frame(
+                token=pb.Token(session=frame.session, position=frame.position, token=frame.token)
+            )
+        case Prompt():
+            return pb.ToShard.Frame(
+                prompt=pb.Prompt(
+                    session=frame.session, position=frame.position, tokens=frame.tokens, last=frame.last
+                )
+            )
+        case Cancel():
+            return pb.ToShard.Frame(cancel=pb.Cancel(session=frame.session))
+
+
+def decode_ring(message: pb.ToShard) -> list[RingFrame]:
+    return [_ring_value(frame) for frame in message.frames]
+
+
+def _ring_value(frame: pb.ToShard.Frame) -> RingFrame:
+    match frame.WhichOneof("kind"):
+        case "activation":
+            a = frame.activation
+            return Activation(
+                session=a.session,
+                position=a.position,
+                num_tokens=a.num_tokens,
+                next_layer=a.next_layer,
+                last=a.last,
+                tensors=tuple(Tensor(t.dtype, tuple(t.shape), t.data) for t in a.tensors),
+                stages=_stage_values(a.stages),
+            )
+        case "token":
+            return Token(frame.token.session, frame.token.position, frame.token.token)
+        case "prompt":
+            p = frame.prompt
+            return Prompt(p.session, p.position, tuple(p.tokens), p.last)
+        case "cancel":
+            return Cancel(frame.cancel.session)
+        case kind:
+            raise ProtocolError(
+                f"a ring frame of unknown kind {kind!r} arrived: are all shards of one version?"
+            )
+
+
+def encode_driver(frames: Iterable[DriverFrame]) -> pb.FromShard:
+    return pb.FromShard(frames=[_driver_frame(frame) for frame in frames])
+
+
+def _driver_frame(frame: DriverFrame) -> pb.FromShard.Frame:
+    match frame:
+        case Sampled():
+            return pb.FromShard.Frame(
+                sampled=pb.Sampled(
+                    session=frame.session,
+                    position=frame.position,
+                    token=frame.token,
+                    finish=_FINISH_TO_PB[frame.finish],
+                    logprob=frame.logprob,
+                    top_logprobs=[
+                        pb.TopLogprob(token=t.token, logprob=t.logprob) for t in frame.top_logprobs
+                    ],
+                    stages=_stages(frame.stages),
+                )
+            )
+        case PromptRead():
+            return pb.FromShard.Frame(
+                prompt_read=pb.PromptRead(
+                    session=frame.session, position=frame.position, stages=_stages(frame.stages)
+                )
+            )
+        case Fault():
+            return pb.FromShard.Frame(
+                fault=pb.Fault(session=frame.session, peer=frame.peer, kind=frame.kind, message=frame.message)
+            )
+
+
+def decode_driver(message: pb.FromShard) -> list[DriverFrame]:
+    return [_driver_value(frame) for frame in message.frames]
+
+
+def _driver_value(frame: pb.FromShard.Frame) -> DriverFrame:
+    match frame.WhichOneof("kind"):
+        case "sampled":
+            s = frame.sampled
+            return Sampled(
+                session=s.session,
+                position=s.position,
+                token=s.token,
+                finish=_FINISH_FROM_PB[s.finish],
+                logprob=s.logprob if s.HasField("logprob") else None,
+                top_logprobs=tuple(TokenLogprob(t.token, t.logprob) for t in s.top_logprobs),
+                stages=_stage_values(s.stages),
+            )
+        case "prompt_read":
+            r = frame.prompt_read
+            return PromptRead(r.session, r.position, _stage_values(r.stages))
+        case "fault":
+            f = frame.fault
+            return Fault(f.session, f.peer, f.kind, f.message)
+        case kind:
+            raise ProtocolError(
+                f"a driver frame of unknown kind {kind!r} arrived: are all shards of one version?"
+            )
+
+
+def _stages(stages: Iterable[StageTime]) -> list[pb.Stage]:
+    return [
+        pb.Stage(
+            peer=s.peer,
+            queue_s=s.queue_s,
+            compute_s=s.compute_s,
+            disk_wait_s=s.disk_wait_s,
+            wire_s=s.wire_s,
+        )
+        for s in stages
+    ]
+
+
+def _stage_values(stages: Iterable[pb.Stage]) -> tuple[StageTime, ...]:
+    return tuple(StageTime(s.peer, s.queue_s, s.compute_s, s.disk_wait_s, s.wire_s) for s in stages)
+
+
+# ---- control calls ----
+
+
+def encode_status(status: ShardStatus) -> pb.DescribeReply:
+    return pb.DescribeReply(
+        name=status.name,
+        version=status.version,
+        protocol_version=status.protocol_version,
+        cluster=status.cluster,
+        grpc_port=status.grpc_port,
+        http_port=status.http_port,
+        backend=status.backend,
+        active_bytes=status.active_bytes,
+        peak_bytes=status.peak_bytes,
+        memory_total_bytes=status.memory_total_bytes,
+        model=status.model,
+        sessions=status.sessions,
+        steps=status.steps,
+    )
+
+
+def decode_status(m: pb.DescribeReply) -> ShardStatus:
+    return ShardStatus(
+        name=m.name,
+        version=m.version,
+        protocol_version=m.protocol_version,
+        cluster=m.cluster,
+        grpc_port=m.grpc_port,
+        http_port=m.http_port,
+        backend=m.backend,
+        active_bytes=m.active_bytes,
+        peak_bytes=m.peak_bytes,
+        memory_total_bytes=m.memory_total_bytes,
+        model=m.model if m.HasField("model") else None,
+        sessions=tuple(m.sessions),
+        steps=m.steps,
+    )
+
+
+def encode_load(order: LoadOrder) -> pb.LoadRequest:
+    return pb.LoadRequest(
+        model=order.model,
+        num_layers=order.num_layers,
+        windows=[pb.Window(start=w.start, stop=w.stop) for w in order.windows],
+        streamed=order.streamed,
+        num_buffers=order.num_buffers,
+        context_tokens=order.context_tokens,
+        kv_bits=order.kv_bits,
+        next_name=order.next_name,
+        next_target=order.next_target,
+    )
+
+
+def decode_load(m: pb.LoadRequest) -> LoadOrder:
+    try:
+        windows = tuple(LayerWindow(w.start, w.stop) for w in m.windows)
+    except ValueError as error:
+        raise ProtocolError(f"a load order is not lawful: {error}") from error
+    if not windows or windows[-1].stop > m.num_layers:
+        raise ProtocolError(f"a load order needs windows within {m.num_layers} layers, not {windows}")
+    return LoadOrder(
+        model=m.model,
+        num_layers=m.num_layers,
+        windows=windows,
+        streamed=tuple(m.streamed),
+        num_buffers=m.num_buffers,
+        context_tokens=m.context_tokens,
+        kv_bits=m.kv_bits,
+        next_name=m.next_name,
+        next_target=m.next_target,
+    )
+
+
+def encode_report(report: LoadReport) -> pb.LoadProgress:
+    return pb.LoadProgress(
+        step=_STEP_TO_PB[report.step],
+        done_bytes=report.done_bytes,
+        total_bytes=report.total_bytes,
+        fingerprint=report.fingerprint,
+    )
+
+
+def decode_report(m: pb.LoadProgress) -> LoadReport:
+    if m.step not in _STEP_FROM_PB:
+        raise ProtocolError(f"a load reports the unknown step {m.step}: are all shards of one version?")
+    return LoadReport(_STEP_FROM_PB[m.step], m.done_bytes, m.total_bytes, m.fingerprint)
+
+
+def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
+    s = order.sampling
+    return pb.OpenSessionRequest(
+        session=order.session,
+        prompt_tokens=order.prompt_tokens,
+        max_tokens=order.max_tokens,
+        stop_tokens=order.stop_tokens,
+        recent_tokens=order.recent_tokens,
+        sampling=pb.Sampling(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            min_tokens_to_keep=s.min_tokens_to_keep,
+            xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            xtc_special_tokens=order.xtc_special_tokens,
+            repetition_penalty=s.repetition_penalty,
+            repetition_context_tokens=s.repetition_context_tokens,
+            presence_penalty=s.presence_penalty,
+            presence_context_tokens=s.presence_context_tokens,
+            frequency_penalty=s.frequency_penalty,
+            frequency_context_tokens=s.frequency_context_tokens,
+            logit_bias=[pb.LogitBias(token=token, bias=bias) for token, bias in s.logit_bias],
+            logprobs=s.logprobs,
+            seed=order.seed,
+        ),
+    )
+
+
+def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
+    s = m.sampling
+    try:
+        sampling = SamplingParams(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            min_tokens_to_keep=s.min_tokens_to_keep,
+            xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            repetition_penalty=s.repetition_penalty,
+            repetition_context_tokens=s.repetition_context_tokens,
+            presence_penalty=s.presence_penalty,
+            presence_context_tokens=s.presence_context_tokens,
+            frequency_penalty=s.frequency_penalty,
+            frequency_context_tokens=s.frequency_context_tokens,
+            logit_bias=tuple((b.token, b.bias) for b in s.logit_bias),
+            logprobs=s.logprobs if s.HasField("logprobs") else None,
+            seed=s.seed,
+            max_tokens=m.max_tokens,
+        )
+    except ValueError as error:
+        raise ProtocolError(f"a session order is not lawful: {error}") from error
+    return SessionOrder(
+        session=m.session,
+        prompt_tokens=m.prompt_tokens,
+        max_tokens=m.max_tokens,
+        stop_tokens=tuple(m.stop_tokens),
+        recent_tokens=tuple(m.recent_tokens),
+        xtc_special_tokens=tuple(s.xtc_special_tokens),
+        sampling=sampling,
+        seed=s.seed,
+    )

@@ -1,0 +1,107 @@
+"""The values of the control calls: what a shard says of itself, what it is told to load and to open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from dnet_core.transport.frames import DriverFrame, RingFrame
+from dnet_core.types.generation import SamplingParams
+from dnet_core.types.ring import LayerWindow
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """A shard's answer to "who are you, what do you hold". Bytes are of MLX arrays, by MLX's own count."""
+
+    name: str
+    version: str
+    protocol_version: int
+    cluster: str
+    grpc_port: int
+    http_port: int
+    backend: str
+    active_bytes: int
+    peak_bytes: int
+    memory_total_bytes: int
+    model: str | None
+    sessions: tuple[str, ...]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """The part of a plan that one shard carries out."""
+
+    model: str
+    num_layers: int
+    windows: tuple[LayerWindow, ...]
+    streamed: tuple[int, ...]
+    num_buffers: int
+    context_tokens: int
+    kv_bits: int
+    next_name: str
+    next_target: str
+
+
+class LoadStep(StrEnum):
+    FETCH = "fetch"
+    READ = "read"
+    WARM = "warm"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Progress of a load; `fingerprint` of the model's files is empty until READY."""
+
+    step: LoadStep
+    done_bytes: int
+    total_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOrder:
+    """All that holds for a whole session. `sampling.seed` and `max_tokens` are set here."""
+
+    session: str
+    prompt_tokens: int
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    recent_tokens: tuple[int, ...]
+    xtc_special_tokens: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame and when it came: receiver's monotonic clock, and its seconds on the wire."""
+
+    frame: RingFrame
+    received_s: float
+    wire_s: float
+
+
+class ShardService(Protocol):
+    """What a shard does for its callers; the gRPC server is a thin shell around one of these.
+
+    Errors of these calls are DnetErrors.
+    """
+
+    def status(self) -> ShardStatus: ...
+
+    def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]: ...
+
+    async def unload(self) -> None: ...
+
+    async def open_session(self, driver: str, order: SessionOrder) -> None: ...
+
+    async def close_session(self, session: str) -> None: ...
+
+    def receive(self, arrival: Arrival) -> None: ...
+
+    def driver_frames(self, driver: str) -> AsyncIterator[list[DriverFrame]]: ...

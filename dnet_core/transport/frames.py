@@ -1,0 +1,99 @@
+"""The frames of the ring: two closed unions, one per direction. A frame has no optional facts.
+
+driver --Prompt--> first shard --Activation--> ... --Activation--> tail
+                        ^-------------Token---------------------------+
+driver <--PromptRead, Sampled (tail), Fault (any shard)
+driver --Cancel--> every shard
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dnet_core.types.generation import FinishReason, StageTime, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An array's bytes, row-major, in its own dtype (`"bfloat16"`, `"float32"`, ...); never converted."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids of the prompt at `[position, position + len(tokens))`; `last`: sample after this chunk."""
+
+    session: str
+    position: int
+    tokens: tuple[int, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What the layers below `next_layer` made of `[position, position + num_tokens)`.
+
+    `tensors` is usually one array `[batch, tokens, hidden]`; architectures that hand a tuple from layer to
+    layer send all of it. `stages` are the turns of this lap so far.
+    """
+
+    session: str
+    position: int
+    num_tokens: int
+    next_layer: int
+    last: bool
+    tensors: tuple[Tensor, ...]
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The token sampled for `position`, on its way from the tail to the first shard."""
+
+    session: str
+    position: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token sampled for `position`, told to the driver, with where its lap spent its time."""
+
+    session: str
+    position: int
+    token: int
+    finish: FinishReason | None
+    logprob: float | None
+    top_logprobs: tuple[TokenLogprob, ...]
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The KV caches of the whole ring hold the prompt up to `position`."""
+
+    session: str
+    position: int
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`session` cannot go on. `kind` is the class name of the error in `dnet_core.errors`."""
+
+    session: str
+    peer: str
+    kind: str
+    message: str
+
+
+RingFrame = Prompt | Activation | Token | Cancel
+DriverFrame = Sampled | PromptRead | Fault

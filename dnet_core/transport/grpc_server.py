@@ -1,0 +1,135 @@
+"""The gRPC server of a shard: a thin shell around a `ShardService`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+
+from dnet_core.errors import DnetError, StartError
+from dnet_core.transport import codec
+from dnet_core.transport.control import Arrival, ShardService
+from dnet_core.transport.failures import ERROR_KEY, code_of
+from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, OPTIONS
+from dnet_core.transport.pb import shard_pb2 as pb
+from dnet_core.transport.pb.shard_pb2_grpc import ShardServicer, add_ShardServicer_to_server
+from dnet_core.types.devices import grpc_target
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def _caller(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == CALLER_KEY:
+            return str(value)
+    return "unknown"
+
+
+async def _abort(context: Context, error: DnetError) -> NoReturn:
+    await context.abort(code_of(error), str(error), ((ERROR_KEY, type(error).__name__),))
+    raise AssertionError("abort returns never")
+
+
+class _Servicer(ShardServicer):
+    def __init__(self, service: ShardService) -> None:
+        self._service = service
+
+    async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.DescribeReply:
+        return codec.encode_status(self._service.status())
+
+    async def Load(self, request: pb.LoadRequest, context: Context) -> None:
+        try:
+            async for report in self._service.load(codec.decode_load(request)):
+                await context.write(codec.encode_report(report))
+        except DnetError as error:
+            await _abort(context, error)
+
+    async def Unload(self, _request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:
+        try:
+            await self._service.unload()
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.UnloadReply()
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionReply:
+        try:
+            await self._service.open_session(_caller(context), codec.decode_session(request))
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.OpenSessionReply()
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionReply:
+        try:
+            await self._service.close_session(request.session)
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.CloseSessionReply()
+
+    async def Ring(self, _requests: AsyncIterator[pb.ToShard], context: Context) -> None:
+        write = asyncio.Lock()  # gRPC allows one write at a time
+        caller = _caller(context)
+        async with asyncio.TaskGroup() as tasks:
+            tell = tasks.create_task(self._tell(caller, context, write))
+            try:
+                await self._listen(context, write)
+            except DnetError as error:
+                await _abort(context, error)
+            finally:
+                tell.cancel()
+
+    async def _listen(self, context: Context, write: asyncio.Lock) -> None:
+        while True:
+            message = await context.read()
+            if message is grpc.aio.EOF:
+                return
+            now = time.monotonic_ns()
+            if message.HasField("ping"):
+                pong = pb.Pong(ping_sent_ns=message.ping.sent_ns, received_ns=now)
+                async with write:
+                    await context.write(pb.FromShard(pong=pong))
+            # The sender speaks our clock; what is left of the error may make a short hop look negative.
+            wire_s = max(0, now - message.sent_ns) / 1e9
+            for frame in codec.decode_ring(message):
+                self._service.receive(Arrival(frame, now / 1e9, wire_s))
+
+    async def _tell(self, caller: str, context: Context, write: asyncio.Lock) -> None:
+        """Carry what the shard has to say to its driver; a neighbour shard is told nothing."""
+        if not caller.startswith(DRIVER_PREFIX):
+            return
+        async for frames in self._service.driver_frames(caller):
+            async with write:
+                await context.write(codec.encode_driver(frames))
+
+
+@asynccontextmanager
+async def serve(
+    service: ShardService, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> AsyncIterator[int]:
+    """Serve until the block ends; yields the bound port (`port` 0 picks a free one).
+
+    Raises StartError when the address cannot be bound.
+    """
+    server = grpc.aio.server(options=OPTIONS)
+    add_ShardServicer_to_server(_Servicer(service), server)  # type: ignore[no-untyped-call]
+    address = grpc_target(host, port)
+    try:
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        bound = 0
+    if bound == 0:
+        raise StartError(
+            f"cannot listen on {address} for gRPC: the port is taken or the address is not this machine's."
+            " Choose another with --grpc-port (0 picks a free one)"
+        )
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(grace=0.2)
