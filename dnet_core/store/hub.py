@@ -1,0 +1,245 @@
+"""The hub library at work, in a child process: `python -m dnet_core.store.hub OWNER/NAME REVISION`.
+
+Only the files that mlx-lm needs are fetched: never code, never pickles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import errno
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoSibling
+
+# Documented there, but not re-exported for type checkers.
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+)
+
+from dnet_core.errors import LoadError, RequestError, UnknownModel, UnsupportedModel
+from dnet_core.store.checkpoint import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    PREFIX_BYTES,
+    header_bytes_of,
+    parse_index,
+)
+from dnet_core.store.child import run_and_tell, tell
+from dnet_core.store.fetch import HubId
+
+_WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+_TOKENIZER = re.compile(r"[^/]+\.(json|jinja|tiktoken)|tokenizer\.model|(merges|vocab)\.txt")
+_FIRST_READ_BYTES = 100_000  # holds most safetensors headers, so that one request is enough
+_REPORT_BYTES = 1024 * 1024  # between two progress lines
+# The root of all transport errors: httpx's in hub 1.x, httpx2's in hub 2.x.
+_TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
+
+
+def is_wanted(name: str) -> bool:
+    """Whether mlx-lm needs the repository file `name`: weights, configs, tokenizer and chat template."""
+    return bool(_WEIGHTS.fullmatch(name) or _TOKENIZER.fullmatch(name))
+
+
+def _download(hub_id: HubId) -> str:
+    files = _list_files(hub_id)
+    missing = [f for f in files if not isinstance(_cached(hub_id, f.rfilename), str)]
+    total_bytes = sum(f.size or 0 for f in files)
+    missing_bytes = sum(f.size or 0 for f in missing)
+    _check_room(hub_id, missing_bytes)
+    # One file of this size needs the hub's own transfer protocol.
+    constants.HF_HUB_DISABLE_XET = all((f.size or 0) < constants.MAX_HTTP_DOWNLOAD_SIZE for f in missing)
+    report = _Report(total_bytes - missing_bytes, total_bytes)
+    path = ""
+    # Small files first: the config says early whether the model can be used at all.
+    for file in sorted(files, key=lambda f: (f.size or 0, f.rfilename)):
+        path = hf_hub_download(
+            hub_id.repository, file.rfilename, revision=hub_id.revision, tqdm_class=report.bar_class()
+        )
+    report.finish()
+    return str(Path(path).parent)
+
+
+def _headers(hub_id: HubId) -> dict[str, Any]:
+    files = {f.rfilename: f for f in _list_files(hub_id)}
+    texts = {
+        name: _read(hub_id, name, None)
+        for name in (CONFIG_NAME, INDEX_NAME, "generation_config.json")
+        if name in files
+    }
+    if INDEX_NAME in texts:
+        names = sorted(set(parse_index(texts[INDEX_NAME], f"{hub_id}: {INDEX_NAME}").values()))
+    else:
+        names = sorted(name for name in files if _WEIGHTS.fullmatch(name))
+    headers = {}
+    for name in names:
+        if name not in files:
+            raise LoadError(
+                f"{hub_id}: {INDEX_NAME} names {name}, which the repository lacks: tell its owner"
+            )
+        file_bytes = files[name].size or 0
+        start = _read(hub_id, name, (0, min(_FIRST_READ_BYTES, file_bytes)))
+        stop = PREFIX_BYTES + header_bytes_of(start, file_bytes, f"{hub_id}: {name}")
+        if len(start) < stop:
+            start += _read(hub_id, name, (len(start), stop))
+        headers[name] = (file_bytes, base64.b64encode(start[PREFIX_BYTES:stop]).decode())
+    return {"texts": {name: base64.b64encode(t).decode() for name, t in texts.items()}, "headers": headers}
+
+
+def _list_files(hub_id: HubId) -> list[RepoSibling]:
+    info = HfApi().model_info(hub_id.repository, revision=hub_id.revision, files_metadata=True, timeout=30)
+    files = [f for f in info.siblings or [] if is_wanted(f.rfilename)]
+    names = {f.rfilename for f in files}
+    if CONFIG_NAME not in names or not any(_WEIGHTS.fullmatch(name) for name in names):
+        raise UnsupportedModel(
+            str(hub_id),
+            "its repository has no config.json with model*.safetensors beside it: look for an MLX version",
+        )
+    return files
+
+
+def _read(hub_id: HubId, name: str, span: tuple[int, int] | None) -> bytes:
+    """The bytes `[start, stop)` of a repository file, or all of it."""
+    url = hf_hub_url(hub_id.repository, name, revision=hub_id.revision, endpoint=HfApi().endpoint)
+    headers = build_hf_headers()
+    if span is not None:
+        headers["range"] = f"bytes={span[0]}-{span[1] - 1}"
+    response = get_session().get(url, headers=headers, timeout=30, follow_redirects=True)
+    hf_raise_for_status(response)
+    content: bytes = response.content
+    if span is not None and len(content) > span[1] - span[0]:  # a server without ranges sends all
+        content = content[span[0] : span[1]]
+    return content
+
+
+def _cached(hub_id: HubId, name: str) -> object:
+    return try_to_load_from_cache(hub_id.repository, name, revision=hub_id.revision)
+
+
+def _check_room(hub_id: HubId, needed_bytes: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(cache).free
+    if free_bytes < needed_bytes:
+        raise LoadError(
+            f"{hub_id} needs {needed_bytes:,} more bytes in {cache}, which has {free_bytes:,} free:"
+            " make room, or set HF_HOME to a larger disk"
+        )
+
+
+class _Report:
+    """Sums the bytes of all files and tells them, one line per `_REPORT_BYTES`."""
+
+    def __init__(self, done_bytes: int, total_bytes: int) -> None:
+        self._done_bytes = done_bytes
+        self._told_bytes = -_REPORT_BYTES
+        self._total_bytes = total_bytes
+
+    def add(self, num_bytes: int) -> None:
+        self._done_bytes += num_bytes
+        if abs(self._done_bytes - self._told_bytes) >= _REPORT_BYTES:
+            self._tell()
+
+    def finish(self) -> None:
+        self._done_bytes = self._total_bytes
+        if self._told_bytes != self._total_bytes:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_bytes = self._done_bytes
+        tell(progress=[self._done_bytes, self._total_bytes])
+
+    def bar_class(self) -> type[_Bar]:
+        """What the hub library takes for a progress bar (its `tqdm_class`)."""
+        return type("Bar", (_Bar,), {"add": staticmethod(self.add)})
+
+
+class _Bar:
+    """The part of tqdm's interface that the hub library uses; it draws nothing."""
+
+    add: Callable[[int], None]
+
+    def __init__(self, *_args: object, initial: int = 0, **_options: object) -> None:
+        self.add(initial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def update(self, n: float | None = 1) -> None:
+        self.add(int(n or 0))
+
+    def close(self) -> None:
+        """Nothing was drawn."""
+
+
+def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
+    """Run `work`; what the hub library raises becomes the error that says what to do."""
+    login = "accept its licence on the hub's web page and set HF_TOKEN to a token of your account"
+    try:
+        return work(hub_id)
+    except GatedRepoError as error:
+        raise RequestError(f"{hub_id} is gated: {login}") from error
+    except RevisionNotFoundError as error:
+        raise UnknownModel(str(hub_id), f"the hub has no revision '{hub_id.revision}' of it") from error
+    except RepositoryNotFoundError as error:
+        raise UnknownModel(
+            str(hub_id), "the hub has no such model, or it is private: check the name, or set HF_TOKEN"
+        ) from error
+    except EntryNotFoundError as error:
+        raise LoadError(f"{hub_id} changed while it was fetched ({error}): try again") from error
+    except HFValidationError as error:
+        raise UnknownModel(str(hub_id), str(error)) from error
+    except OfflineModeIsEnabled as error:
+        raise LoadError(f"{hub_id} is not here, and HF_HUB_OFFLINE forbids to fetch it") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise RequestError(f"the hub refuses {hub_id} ({status}): {login}") from error
+        raise LoadError(f"the hub failed for {hub_id} ({status}): try again later") from error
+    except _TransportError as error:
+        raise LoadError(
+            f"the hub at {constants.ENDPOINT} cannot be reached for {hub_id}"
+            f" ({type(error).__name__}: {error}): check the network"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise LoadError(
+                f"the disk of {constants.HF_HUB_CACHE} filled up while fetching {hub_id}"
+            ) from error
+        raise LoadError(f"{hub_id} cannot be fetched: {error}") from error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fetch a model from the hub into the library's cache.")
+    parser.add_argument("repository")
+    parser.add_argument("revision")
+    parser.add_argument(
+        "--headers", action="store_true", help="only config and safetensors headers, to stdout"
+    )
+    options = parser.parse_args()
+    hub_id = HubId(options.repository, options.revision)
+    return run_and_tell(lambda: _typed_errors(hub_id, _headers if options.headers else _download))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
