@@ -68,6 +68,7 @@ class _LayerUse:
 
     slots: tuple[int, ...]  # indices into the cache list that the layer was given
     returns_tuple: bool
+    blank: Callable[[], Arrays]  # zeros like its output for one token
 
 
 class WindowedModel:
@@ -121,6 +122,10 @@ class WindowedModel:
         before = self._uses[window.start - 1]
         return self._forward(window, ids, received if before.returns_tuple else received[0], cache)
 
+    def blank_input(self, window: LayerWindow) -> Arrays:
+        """Zeros of the shapes and dtypes that `window` receives for one token."""
+        return self._uses[window.start - 1].blank()
+
     def _forward(self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any]) -> Arrays:
         self._entering = entering
         self._owner[self._key] = self._stand_ins(window)
@@ -173,7 +178,13 @@ class WindowedModel:
             def saw(arguments: tuple[Any, ...], output: Any) -> None:
                 order.append(index)
                 slots = tuple(slot_of[id(a)] for a in arguments if id(a) in slot_of)
-                uses[index] = _LayerUse(slots, isinstance(output, tuple | list))
+                outputs = tuple(output) if isinstance(output, tuple | list) else (output,)
+                shapes = [(array.shape, array.dtype) for array in outputs]
+                uses[index] = _LayerUse(
+                    slots,
+                    isinstance(output, tuple | list),
+                    lambda: tuple(mx.zeros(shape, dtype) for shape, dtype in shapes),
+                )
 
             return saw
 

@@ -17,7 +17,6 @@ from dnet_core.transport.grpc_link import CALLER_KEY
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.transport.pb.shard_pb2_grpc import ShardStub
 
-
 Reply = TypeVar("Reply")
 
 

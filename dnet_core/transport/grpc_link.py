@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import grpc
 
 from dnet_core.errors import DeadlineExceeded, DnetError, PeerLost, RingError
+from dnet_core.tasks import beside
 from dnet_core.transport import codec
 from dnet_core.transport.failures import from_rpc
 from dnet_core.transport.frames import DriverFrame, RingFrame
@@ -181,8 +182,7 @@ async def ring_link(
     call = stub.Ring(metadata=((CALLER_KEY, caller),), wait_for_ready=True)
     link = RingLink(peer, call)
     ready = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        hop = tasks.create_task(link.run(ready, on_frame, on_lost))
+    async with beside(link.run(ready, on_frame, on_lost)):
         try:
             try:
                 async with asyncio.timeout(connect_s):
@@ -192,5 +192,4 @@ async def ring_link(
             link.check()
             yield link
         finally:
-            hop.cancel()
             call.cancel()

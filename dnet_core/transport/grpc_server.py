@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import grpc
 
 from dnet_core.errors import DnetError, StartError
+from dnet_core.tasks import beside
 from dnet_core.transport import codec
 from dnet_core.transport.control import Arrival, ShardService
 from dnet_core.transport.failures import ERROR_KEY, code_of
@@ -72,14 +73,11 @@ class _Servicer(ShardServicer):
     async def Ring(self, _requests: AsyncIterator[pb.ToShard], context: Context) -> None:
         write = asyncio.Lock()  # gRPC allows one write at a time
         caller = _caller(context)
-        async with asyncio.TaskGroup() as tasks:
-            tell = tasks.create_task(self._tell(caller, context, write))
+        async with beside(self._tell(caller, context, write)):
             try:
                 await self._listen(context, write)
             except DnetError as error:
                 await _abort(context, error)
-            finally:
-                tell.cancel()
 
     async def _listen(self, context: Context, write: asyncio.Lock) -> None:
         while True:

@@ -1,0 +1,81 @@
+"""The one thread of a shard that runs MLX: MLX streams belong to threads, so every array lives here.
+
+Work comes through one bounded inbox, in order, and never blocks on the network; results leave through
+callbacks that hand them to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dnet_core.errors import RingError
+
+Work = Callable[[], None]
+Result = TypeVar("Result")
+
+INBOX_ITEMS = 4096
+"""Far above sessions x chunks in flight: reaching it means that senders ignore their windows."""
+
+
+class MlxThread:
+    """Runs work in order on its own thread. `with` starts it and ends it after the item in hand."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.Queue[Work] = queue.Queue(INBOX_ITEMS)
+        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._ending = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending = True
+        self.post(lambda: None)  # wakes it; work that still waits is dropped
+
+    def _run(self) -> None:
+        while not self._ending:
+            self._inbox.get()()
+
+    def post(self, work: Work) -> None:
+        """Queue `work`, which must not raise. Callable from any thread. Raises RingError when full."""
+        try:
+            self._inbox.put_nowait(work)
+        except queue.Full:
+            raise RingError(f"the shard is overloaded: {INBOX_ITEMS} frames wait to be computed") from None
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Run `function` on the thread and wait for its result or its exception.
+
+        Cancelling the wait does not stop a function that has begun.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+
+        def resolve(result: Result) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        def reject(error: BaseException) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        def work() -> None:
+            if done.cancelled():
+                return
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the waiting caller
+                loop.call_soon_threadsafe(reject, error)
+            else:
+                loop.call_soon_threadsafe(resolve, result)
+
+        self.post(work)
+        return await done

@@ -1,0 +1,252 @@
+"""What a frame does on a shard: run its window, then hand on, report, or sample.
+
+    Prompt, Token  -> embed, window  --+
+    Activation     -> window         --+--> more layers elsewhere: Activation to the next shard
+                                       +--> last layer, more prompt to come: PromptRead to the driver
+                                       +--> last layer: Token to the first shard, Sampled to the driver
+
+There is one step for prefill and decode, for one round and many. When the first shard is also the tail (a
+ring of one) the sampled token stays a lazy array and the next step is built before it is read, as mlx-lm
+does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import mlx.core as mx
+
+from dnet_core.errors import DnetError, ProtocolError, RingError
+from dnet_core.shard.sampler import Draw
+from dnet_core.shard.sessions import Session
+from dnet_core.slices.tensors import to_array, to_tensor
+from dnet_core.slices.window import Arrays, WindowedModel
+from dnet_core.transport.control import Arrival, LoadOrder, SessionOrder
+from dnet_core.transport.frames import (
+    Activation,
+    Cancel,
+    DriverFrame,
+    Fault,
+    Prompt,
+    PromptRead,
+    Sampled,
+    Token,
+)
+from dnet_core.types.generation import StageTime
+from dnet_core.types.ring import LayerWindow
+
+NextFrame = Activation | Token
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a step's results go; both may be called from the compute thread."""
+
+    to_next: Callable[[NextFrame], None]
+    to_driver: Callable[[str, DriverFrame], None]
+    again: Callable[[Callable[[], None]], None]  # queue more work behind what waits
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One frame's stay on this shard. Times are of the monotonic clock."""
+
+    position: int
+    num_tokens: int
+    last: bool
+    stages: tuple[StageTime, ...]
+    begun_s: float
+    queue_s: float
+    wire_s: float
+
+
+class Runtime:
+    """The loaded windows of one model and the sessions on them. Every method runs on the compute thread."""
+
+    def __init__(self, peer: str, order: LoadOrder, model: WindowedModel, outputs: Outputs) -> None:
+        self._peer = peer
+        self._model = model
+        self._outputs = outputs
+        self._windows: dict[int, LayerWindow] = {window.start: window for window in order.windows}
+        self._is_first = 0 in self._windows
+        self._sessions: dict[str, Session] = {}
+        self.steps = 0
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        return tuple(self._sessions)
+
+    def open(self, driver: str, order: SessionOrder) -> None:
+        if order.session in self._sessions:
+            raise ProtocolError(f"session {order.session} is already open on {self._peer}")
+        self._sessions[order.session] = Session(driver, order, self._model.make_cache())
+
+    def cancel(self, name: str) -> None:
+        """Let nothing more be computed for this session. Safe from any thread; `close` frees it."""
+        session = self._sessions.get(name)
+        if session is not None:
+            session.cancelled = True
+
+    def close(self, name: str) -> None:
+        """Drop the session and its KV cache; unknown ones are closed already."""
+        if self._sessions.pop(name, None) is not None:
+            mx.clear_cache()
+
+    def close_all(self, driver: str) -> None:
+        for name in [s.name for s in self._sessions.values() if s.driver == driver]:
+            self.close(name)
+
+    def warm(self) -> None:
+        """Run one token through every window: reads embedding, norm and head, and compiles kernels."""
+        cache = self._model.make_cache()
+        for window in self._windows.values():
+            if window.start == 0:
+                output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache)
+            else:
+                output = self._model.run(window, self._model.blank_input(window), cache)
+            mx.eval(output)
+
+    def handle(self, arrival: Arrival) -> None:
+        """Do what `arrival` asks. A failure ends its session with a Fault, never the thread."""
+        frame = arrival.frame
+        session = self._sessions.get(frame.session)
+        if session is None or session.cancelled:
+            return  # closed while the frame was on its way; the driver that closed it expects nothing more
+        try:
+            self._step(session, arrival)
+        except Exception as error:  # noqa: BLE001 - any failure of a model's code must reach the driver
+            self._fault(session, error)
+
+    def _step(self, session: Session, arrival: Arrival) -> None:
+        frame = arrival.frame
+        begun = time.monotonic()
+        queued = begun - arrival.received_s
+        match frame:
+            case Prompt():
+                turn = _Turn(frame.position, len(frame.tokens), frame.last, (), begun, queued, arrival.wire_s)
+                self._run(session, turn, (mx.array([frame.tokens]),), 0)
+            case Token():
+                turn = _Turn(frame.position, 1, True, (), begun, queued, arrival.wire_s)
+                self._run(session, turn, (mx.array([[frame.token]]),), 0)
+            case Activation():
+                turn = _Turn(
+                    frame.position,
+                    frame.num_tokens,
+                    frame.last,
+                    frame.stages,
+                    begun,
+                    queued,
+                    arrival.wire_s,
+                )
+                self._run(session, turn, tuple(to_array(t) for t in frame.tensors), frame.next_layer)
+            case Cancel():
+                raise AssertionError("the event loop acts on Cancel")
+
+    def _run(self, session: Session, turn: _Turn, value: Arrays, layer: int) -> None:
+        """Run every window that lies here from `layer` on, then pass on what comes out."""
+        if layer not in self._windows:
+            raise ProtocolError(f"{self._peer} was sent layer {layer}, which begins none of its windows")
+        while (window := self._windows.get(layer)) is not None:
+            session.advance(window, turn.position, turn.num_tokens)
+            self.steps += 1
+            if layer == 0:
+                value = self._model.embed_and_run(window, value[0], session.cache)
+            else:
+                value = self._model.run(window, value, session.cache)
+            layer = window.stop
+        if layer < self._model.num_layers:
+            self._pass_on(session, turn, value, layer)
+        elif turn.last:
+            self._sample(session, turn, value[0])
+        else:
+            self._report(session, turn)
+
+    def _pass_on(self, session: Session, turn: _Turn, value: Arrays, layer: int) -> None:
+        mx.eval(value)
+        tensors = tuple(to_tensor(array) for array in value)
+        self._outputs.to_next(
+            Activation(
+                session.name,
+                turn.position,
+                turn.num_tokens,
+                layer,
+                turn.last,
+                tensors,
+                (*turn.stages, self._stage(session, turn)),
+            )
+        )
+
+    def _report(self, session: Session, turn: _Turn) -> None:
+        """The end of a prompt chunk: fill the caches; logits are never computed."""
+        mx.eval([cache.state for cache in session.cache])
+        mx.clear_cache()
+        self._outputs.to_driver(
+            session.driver,
+            PromptRead(
+                session.name, turn.position + turn.num_tokens, (*turn.stages, self._stage(session, turn))
+            ),
+        )
+
+    def _sample(self, session: Session, turn: _Turn, logits: mx.array) -> None:
+        position = turn.position + turn.num_tokens
+        draw = session.sample(logits, position)
+        draw.begin()
+        if self._is_first:
+            self._outputs.again(lambda: self._continue(session, turn, draw, position))
+        else:
+            self._tell(session, turn, draw, position)
+
+    def _continue(self, session: Session, turn: _Turn, draw: Draw, position: int) -> None:
+        """A ring of one: build the step after `draw` while MLX still computes it, then read it."""
+        if session.cancelled:
+            return
+        try:
+            if not session.is_last(position):
+                following = _Turn(position, 1, True, (), time.monotonic(), 0.0, 0.0)
+                self._run(session, following, (draw.token[None],), 0)
+            self._tell(session, turn, draw, position)
+        except Exception as error:  # noqa: BLE001 - see handle
+            self._fault(session, error)
+
+    def _tell(self, session: Session, turn: _Turn, draw: Draw, position: int) -> None:
+        """Read the token, send it round and to the driver."""
+        token = cast("int", draw.token.item())
+        finish = session.finish(token, position)
+        session.cancelled = finish is not None
+        if finish is None and not self._is_first:
+            self._outputs.to_next(Token(session.name, position, token))
+        self._outputs.to_driver(
+            session.driver,
+            Sampled(
+                session.name,
+                position,
+                token,
+                finish,
+                None if draw.logprob is None else cast("float", draw.logprob.item()),
+                draw.top_logprobs(),
+                (*turn.stages, self._stage(session, turn)),
+            ),
+        )
+
+    def _stage(self, session: Session, turn: _Turn) -> StageTime:
+        """This shard's part of the lap. Steps of a ring of one overlap: time is counted to one of them."""
+        now = time.monotonic()
+        begun = max(turn.begun_s, session.counted_until_s)
+        session.counted_until_s = now
+        return StageTime(
+            peer=self._peer,
+            queue_s=max(0.0, turn.queue_s),
+            compute_s=now - begun,
+            disk_wait_s=0.0,
+            wire_s=turn.wire_s,
+        )
+
+    def _fault(self, session: Session, error: Exception) -> None:
+        session.cancelled = True
+        kind = type(error).__name__ if isinstance(error, DnetError) else RingError.__name__
+        text = str(error) if isinstance(error, DnetError) else f"{self._peer} failed to compute: {error}"
+        self._outputs.to_driver(session.driver, Fault(session.name, self._peer, kind, text))
+        self.close(session.name)

@@ -1,0 +1,347 @@
+"""The event-loop side of a shard: control calls, frames in from the links, frames out to next and drivers.
+
+Ring stream -> receive() -> MlxThread inbox -> Runtime -> next link's outbox   (one thread hop each way)
+                                                      -> driver's outbox
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+import mlx.core as mx
+import psutil
+
+from dnet_core import __version__
+from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
+from dnet_core.settings import TIMEOUTS
+from dnet_core.shard.mlx_thread import MlxThread
+from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
+from dnet_core.slices.weights import open_model, parameter_bytes, read_parameters
+from dnet_core.slices.window import WindowedModel
+from dnet_core.store.catalog import resolve
+from dnet_core.store.checkpoint import read_checkpoint
+from dnet_core.tasks import TaskScope
+from dnet_core.transport.control import (
+    Arrival,
+    LoadOrder,
+    LoadReport,
+    LoadStep,
+    SessionOrder,
+    ShardStatus,
+)
+from dnet_core.transport.frames import Cancel, DriverFrame, Fault
+from dnet_core.transport.grpc_link import OUTBOX_FRAMES, RingLink, open_channel, ring_link
+from dnet_core.types.devices import PROTOCOL_VERSION
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What this shard is called and where it listens."""
+
+    name: str
+    cluster: str
+    grpc_port: int
+    http_port: int  # 0: no HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    order: LoadOrder
+    runtime: Runtime
+    hop: _Hop | None  # None: a ring of one
+
+
+class _Hop:
+    """The link to the next shard, held open by a task of its own until `released`."""
+
+    def __init__(self) -> None:
+        self.link: RingLink | None = None
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.released = asyncio.Event()
+
+
+class ShardServer:
+    """Serves one model's windows. `async with` owns its tasks; it is a `ShardService`."""
+
+    def __init__(
+        self, identity: Identity, thread: MlxThread, credentials: grpc.ChannelCredentials | None
+    ) -> None:
+        self.identity = identity
+        self._thread = thread
+        self._credentials = credentials
+        self._tasks = TaskScope()
+        self._loop = asyncio.get_running_loop()
+        self._changing = asyncio.Lock()
+        self._loaded: _Loaded | None = None
+        self._outboxes: dict[str, asyncio.Queue[DriverFrame]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    # ---- control ----
+
+    def status(self) -> ShardStatus:
+        loaded = self._loaded
+        return ShardStatus(
+            name=self.identity.name,
+            version=__version__,
+            protocol_version=PROTOCOL_VERSION,
+            cluster=self.identity.cluster,
+            grpc_port=self.identity.grpc_port,
+            http_port=self.identity.http_port,
+            backend=backend(),
+            active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
+            memory_total_bytes=psutil.virtual_memory().total,
+            model=loaded.order.model if loaded else None,
+            sessions=loaded.runtime.sessions if loaded else (),
+            steps=loaded.runtime.steps if loaded else 0,
+        )
+
+    async def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+        """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
+        if self._changing.locked():
+            raise NotReady(f"{self.identity.name} is already loading a model: wait for it or cancel it")
+        if order.streamed or order.kv_bits != 16:
+            raise RequestError(
+                f"{self.identity.name} (dnet {__version__}) keeps all layers in memory with 16-bit KV:"
+                " streamed layers and KV quantisation are not in this version"
+            )
+        async with self._changing:
+            await self._drop()
+            try:
+                async for report in self._load(order):
+                    yield report
+            finally:
+                if self._loaded is None:
+                    await self._collect()
+
+    async def _load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+        found: list[Path] = []
+        async for report in self._fetch(order.model, found):
+            yield report
+        checkpoint = await self._thread.call(partial(read_checkpoint, found[0]))
+        model = await self._thread.call(partial(open_model, found[0], order.model))
+        if model.num_layers != order.num_layers:
+            raise LoadError(
+                f"'{order.model}' has {model.num_layers} layers on {self.identity.name}, but the plan has"
+                f" {order.num_layers}: the two machines have different models under this name"
+            )
+        async for report in self._read(order, model):
+            yield report
+        outputs = Outputs(
+            to_next=lambda frame: self._post(self._send_next, frame),
+            to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
+            again=self._thread.post,
+        )
+        runtime = Runtime(self.identity.name, order, model, outputs)
+        yield LoadReport(LoadStep.WARM, 0, 0, "")
+        await self._thread.call(runtime.warm)
+        hop = None if order.next_name == self.identity.name else await self._open_hop(order)
+        self._loaded = _Loaded(order, runtime, hop)
+        log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
+        yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
+
+    async def _fetch(self, model: str, found: list[Path]) -> AsyncIterator[LoadReport]:
+        """Bring the model's files here, telling progress; puts their directory into `found`."""
+        reports: asyncio.Queue[LoadReport | None] = asyncio.Queue()
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            reports.put_nowait(LoadReport(LoadStep.FETCH, done_bytes, total_bytes, ""))
+
+        async def bring() -> None:
+            try:
+                found.append(await resolve(model, progress))
+            finally:
+                reports.put_nowait(None)
+
+        bringing = self._tasks.start(_outcome(bring()))
+        try:
+            while (report := await reports.get()) is not None:
+                yield report
+        finally:
+            bringing.cancel()
+        failure = await bringing
+        if failure is not None:
+            raise failure
+
+    async def _read(self, order: LoadOrder, model: WindowedModel) -> AsyncIterator[LoadReport]:
+        layers = [model.layers[index] for window in order.windows for index in window.layers]
+        sizes = [parameter_bytes(layer) for layer in layers]
+        done = 0
+        for layer, size in zip(layers, sizes, strict=True):
+            yield LoadReport(LoadStep.READ, done, sum(sizes), "")
+            await self._thread.call(partial(read_parameters, layer, order.model))
+            done += size
+        yield LoadReport(LoadStep.READ, done, sum(sizes), "")
+
+    async def unload(self) -> None:
+        async with self._changing:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        self._release()
+        if self._loaded is not None:
+            self._loaded = None
+            await self._collect()
+
+    def _release(self) -> None:
+        if self._loaded is not None and self._loaded.hop is not None:
+            self._loaded.hop.released.set()
+
+    async def _collect(self) -> None:
+        """Give the memory back; models hold themselves in cycles."""
+
+        def collect() -> None:
+            gc.collect()
+            mx.clear_cache()
+
+        await self._thread.call(collect)
+
+    async def open_session(self, driver: str, order: SessionOrder) -> None:
+        if driver not in self._outboxes:
+            raise RequestError(f"{driver} opens a session before its ring stream")
+        runtime = self._require().runtime
+        await self._thread.call(partial(runtime.open, driver, order))
+
+    async def close_session(self, session: str) -> None:
+        if self._loaded is not None:
+            self._loaded.runtime.cancel(session)
+            await self._thread.call(partial(self._loaded.runtime.close, session))
+
+    def _require(self) -> _Loaded:
+        if self._loaded is None:
+            raise NotReady(f"{self.identity.name} has no model loaded")
+        return self._loaded
+
+    # ---- ring ----
+
+    def receive(self, arrival: Arrival) -> None:
+        """Take a frame off a link: at once for Cancel, in order on the compute thread for all else."""
+        frame = arrival.frame
+        if self._loaded is None:
+            fault = NotReady(f"{self.identity.name} has no model loaded")
+            self._tell_all(Fault(frame.session, self.identity.name, type(fault).__name__, str(fault)))
+            return
+        runtime = self._loaded.runtime
+        if isinstance(frame, Cancel):
+            runtime.cancel(frame.session)
+            self._thread.post(partial(runtime.close, frame.session))
+        else:
+            self._thread.post(partial(runtime.handle, arrival))
+
+    async def driver_frames(self, driver: str) -> AsyncIterator[list[DriverFrame]]:
+        """What this shard has to tell `driver`. When the driver goes, its sessions go."""
+        outbox: asyncio.Queue[DriverFrame] = asyncio.Queue(OUTBOX_FRAMES)
+        self._outboxes[driver] = outbox
+        try:
+            while True:
+                frames = [await outbox.get()]
+                while not outbox.empty():
+                    frames.append(outbox.get_nowait())
+                yield frames
+        finally:
+            del self._outboxes[driver]
+            if self._loaded is not None:
+                self._thread.post(partial(self._loaded.runtime.close_all, driver))
+
+    def _post(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call `function` on the event loop, from the compute thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _send_driver(self, driver: str, frame: DriverFrame) -> None:
+        outbox = self._outboxes.get(driver)
+        if outbox is None:
+            return  # it has left; its sessions are being closed
+        if outbox.full():
+            log.error("%s has stopped reading: dropping it", driver)
+            del self._outboxes[driver]
+            return
+        outbox.put_nowait(frame)
+
+    def _tell_all(self, frame: DriverFrame) -> None:
+        for driver in list(self._outboxes):
+            self._send_driver(driver, frame)
+
+    def _send_next(self, frame: NextFrame) -> None:
+        hop = self._loaded.hop if self._loaded else None
+        if hop is None or hop.link is None:
+            return  # unloaded while the frame was computed; its session is gone
+        try:
+            hop.link.send(frame)
+        except DnetError as error:
+            self._tell_all(Fault(frame.session, self.identity.name, type(error).__name__, str(error)))
+
+    async def _open_hop(self, order: LoadOrder) -> _Hop:
+        hop = _Hop()
+        self._tasks.start(self._hold_hop(hop, order.next_name, order.next_target))
+        try:
+            await hop.opened
+        except BaseException:
+            hop.released.set()
+            raise
+        return hop
+
+    async def _hold_hop(self, hop: _Hop, peer: str, target: str) -> None:
+        channel = open_channel(target, self._credentials)
+        try:
+            async with (
+                channel,
+                ring_link(
+                    channel,
+                    peer,
+                    self.identity.name,
+                    TIMEOUTS.connect_s,
+                    on_frame=lambda _frame: None,  # a neighbour says nothing but pongs
+                    on_lost=self._lost_next,
+                ) as link,
+            ):
+                hop.link = link
+                hop.opened.set_result(None)
+                await hop.released.wait()
+        except DnetError as error:
+            if not hop.opened.done():
+                hop.opened.set_exception(error)
+
+    def _lost_next(self, error: DnetError) -> None:
+        """The next shard is gone: every session that lives here hears it within this lap."""
+        log.error("%s", error)
+        if self._loaded is not None:
+            for session in self._loaded.runtime.sessions:
+                self._loaded.runtime.cancel(session)
+                self._tell_all(Fault(session, self.identity.name, type(error).__name__, str(error)))
+
+
+async def _outcome(work: Awaitable[None]) -> DnetError | None:
+    """Await `work`; a DnetError becomes the result, so that the task group it runs in lives on."""
+    try:
+        await work
+    except DnetError as error:
+        return error
+    return None
+
+
+def backend() -> str:
+    """What MLX computes on here: "metal", "cuda" or "cpu"."""
+    if mx.default_device() != mx.gpu:
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"

@@ -1,0 +1,59 @@
+"""One sequence on one shard: its caches, how far each window has come, and on the tail its sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from dnet_core.errors import ProtocolError
+from dnet_core.shard.sampler import Draw, Sampler
+from dnet_core.transport.control import SessionOrder
+from dnet_core.types.generation import FinishReason
+from dnet_core.types.ring import LayerWindow
+
+
+class Session:
+    """Owned by the compute thread; only `cancelled` is also set by the event loop."""
+
+    def __init__(self, driver: str, order: SessionOrder, cache: list[Any]) -> None:
+        self.driver = driver
+        self.order = order
+        self.cache = cache
+        self.cancelled = False  # or finished: nothing more is computed
+        self.counted_until_s = 0.0  # monotonic; up to here compute time has been told
+        self._reached: dict[LayerWindow, int] = {}
+        self._sampler: Sampler | None = None
+
+    @property
+    def name(self) -> str:
+        return self.order.session
+
+    def advance(self, window: LayerWindow, position: int, num_tokens: int) -> None:
+        """Note that `window` now runs `[position, position + num_tokens)`.
+
+        Raises ProtocolError unless this follows on what it has run: a gap or a repetition would leave the KV
+        cache silently wrong.
+        """
+        reached = self._reached.get(window, 0)
+        if position != reached:
+            raise ProtocolError(
+                f"layers {window} are at position {reached}, but a frame begins at {position}"
+            )
+        self._reached[window] = position + num_tokens
+
+    def sample(self, logits: mx.array, position: int) -> Draw:
+        """Pick the token of `position` from the last row of `logits` `[1, tokens, vocabulary]`."""
+        if self._sampler is None:
+            self._sampler = Sampler(self.order, logits.shape[-1])
+        return self._sampler(logits[:, -1, :], position)
+
+    def is_last(self, position: int) -> bool:
+        """Whether the token of `position` is the last that may be generated."""
+        return position + 1 >= self.order.prompt_tokens + self.order.max_tokens
+
+    def finish(self, token: int, position: int) -> FinishReason | None:
+        """Why the sequence ends with `token` at `position`, if it does."""
+        if token in self.order.stop_tokens:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.is_last(position) else None
