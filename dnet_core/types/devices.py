@@ -34,8 +34,22 @@ class PeerSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ThunderboltPort:
+    """One Thunderbolt port of a device: its domain uuid, and those of the devices that hang on it.
+
+    Two devices share a cable (or a hub) when the domain of one is in `connected` of the other.
+    """
+
+    domain: str
+    connected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
-    """A shard process that was found. `addresses` is never empty, best first."""
+    """A shard process that was found. `addresses` is never empty, best first as seen from here.
+
+    `cannot_join` says why the peer is shown but cannot be used (another version, a wrong key); None: it can.
+    """
 
     name: str
     addresses: tuple[PeerAddress, ...]
@@ -45,6 +59,8 @@ class Peer:
     protocol_version: int
     cluster: str
     source: PeerSource
+    cannot_join: str | None = None
+    thunderbolt: tuple[ThunderboltPort, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.addresses:
