@@ -15,7 +15,7 @@ from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
-from huggingface_hub import scan_cache_dir
+from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from dnet_core.errors import LoadError, UnknownModel
@@ -112,7 +112,7 @@ def _sample_file() -> Path | None:
 
 def _cached_models() -> list[LocalModel]:
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
     models: list[LocalModel] = []

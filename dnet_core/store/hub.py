@@ -14,8 +14,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from filelock import FileLock
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -25,6 +34,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoSibling
 
 # Documented there, but not re-exported for type checkers.
@@ -48,6 +58,7 @@ from dnet_core.store.fetch import HubId
 _WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 _TOKENIZER = re.compile(r"[^/]+\.(json|jinja|tiktoken)|tokenizer\.model|(merges|vocab)\.txt")
 _FIRST_READ_BYTES = 100_000  # holds most safetensors headers, so that one request is enough
+_RESUMED_BYTES = 1024 * 1024  # smaller files are fetched anew after an interruption
 _REPORT_BYTES = 1024 * 1024  # between two progress lines
 # The root of all transport errors: httpx's in hub 1.x, httpx2's in hub 2.x.
 _TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
@@ -64,17 +75,53 @@ def _download(hub_id: HubId) -> str:
     total_bytes = sum(f.size or 0 for f in files)
     missing_bytes = sum(f.size or 0 for f in missing)
     _check_room(hub_id, missing_bytes)
-    # One file of this size needs the hub's own transfer protocol.
+    constants.DOWNLOAD_CHUNK_SIZE = _REPORT_BYTES  # also what a kill may lose of a partial file
+    # A file above this limit is served by the hub's own transfer protocol only.
     constants.HF_HUB_DISABLE_XET = all((f.size or 0) < constants.MAX_HTTP_DOWNLOAD_SIZE for f in missing)
     report = _Report(total_bytes - missing_bytes, total_bytes)
     path = ""
     # Small files first: the config says early whether the model can be used at all.
     for file in sorted(files, key=lambda f: (f.size or 0, f.rfilename)):
+        if file in missing and _RESUMED_BYTES <= (file.size or 0) < constants.MAX_HTTP_DOWNLOAD_SIZE:
+            _fetch_blob(hub_id, file.rfilename, report)
         path = hf_hub_download(
             hub_id.repository, file.rfilename, revision=hub_id.revision, tqdm_class=report.bar_class()
         )
     report.finish()
     return str(Path(path).parent)
+
+
+def _fetch_blob(hub_id: HubId, name: str, report: _Report) -> None:
+    """Download a large file into the cache's blobs, going on where an earlier fetch stopped.
+
+    The library itself starts every file anew (since 2.x, and leaves what a killed download had). It takes a
+    blob that is there as its own: the cache's layout is documented.
+    """
+    url = hf_hub_url(hub_id.repository, name, revision=hub_id.revision, endpoint=HfApi().endpoint)
+    source = get_hf_file_metadata(url)
+    assert source.etag is not None, "the hub names every file's content"
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id.repository, repo_type="model")
+    blob = folder / "blobs" / source.etag
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    partial = blob.with_name(f"{source.etag}.dnet.incomplete")
+    headers = build_hf_headers()
+    if urlsplit(source.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the token is for the hub, not for the store it points to
+    with FileLock(partial.with_suffix(".lock")):
+        if blob.exists():
+            return
+        with partial.open("ab") as file:
+            if source.size is not None and file.tell() > source.size:
+                file.truncate(0)
+            http_get(
+                source.location,
+                file,
+                resume_size=file.tell(),
+                headers=headers,
+                expected_size=source.size,
+                tqdm_class=report.bar_class(),
+            )
+        partial.rename(blob)
 
 
 def _headers(hub_id: HubId) -> dict[str, Any]:
