@@ -7,10 +7,15 @@ a block raises is what its caller catches by type.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
+
+from dnet_core.errors import DnetError
+
+log = logging.getLogger(__name__)
 
 
 class TaskScope(asyncio.TaskGroup):
@@ -44,3 +49,51 @@ async def beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[A
     """Run `work` while the block runs; it is cancelled, and waited for, when the block ends."""
     async with TaskScope() as tasks:
         yield tasks.start(work)
+
+
+Value = TypeVar("Value")
+
+
+class Held(Generic[Value]):
+    """A context manager held open by a task of its own, so that one call may open it and another close it."""
+
+    def __init__(self) -> None:
+        self._opened: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+        self._released = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    @classmethod
+    async def open(cls, tasks: TaskScope, manager: AbstractAsyncContextManager[Value]) -> Held[Value]:
+        """Enter `manager` in a task of `tasks`; raises the DnetError that entering it raises."""
+        held = cls()
+        tasks.start(held._hold(manager))
+        try:
+            await held._opened
+        except BaseException:
+            await held.release()
+            raise
+        return held
+
+    @property
+    def value(self) -> Value:
+        return self._opened.result()
+
+    async def release(self) -> None:
+        """Leave the context manager and wait until it is left. May be called more than once."""
+        self._released.set()
+        self._opened.cancel()
+        await self._closed.wait()
+
+    async def _hold(self, manager: AbstractAsyncContextManager[Value]) -> None:
+        try:
+            async with manager as value:
+                if not self._opened.done():
+                    self._opened.set_result(value)
+                    await self._released.wait()
+        except DnetError as error:
+            if self._opened.done():
+                log.warning("while closing: %s", error)
+            else:
+                self._opened.set_exception(error)
+        finally:
+            self._closed.set()

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from dnet_core.slices.weights import open_model, parameter_bytes, read_parameter
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import read_checkpoint
-from dnet_core.tasks import TaskScope
+from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import (
     Arrival,
     LoadOrder,
@@ -59,16 +60,7 @@ class Identity:
 class _Loaded:
     order: LoadOrder
     runtime: Runtime
-    hop: _Hop | None  # None: a ring of one
-
-
-class _Hop:
-    """The link to the next shard, held open by a task of its own until `released`."""
-
-    def __init__(self) -> None:
-        self.link: RingLink | None = None
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.released = asyncio.Event()
+    hop: Held[RingLink] | None  # None: a ring of one
 
 
 class ShardServer:
@@ -93,7 +85,6 @@ class ShardServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._release()
         await self._tasks.__aexit__(kind, error, trace)
 
     # ---- control ----
@@ -155,7 +146,9 @@ class ShardServer:
         runtime = Runtime(self.identity.name, order, model, outputs)
         yield LoadReport(LoadStep.WARM, 0, 0, "")
         await self._thread.call(runtime.warm)
-        hop = None if order.next_name == self.identity.name else await self._open_hop(order)
+        hop = None
+        if order.next_name != self.identity.name:
+            hop = await Held.open(self._tasks, self._hop(order.next_name, order.next_target))
         self._loaded = _Loaded(order, runtime, hop)
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
@@ -198,14 +191,13 @@ class ShardServer:
             await self._drop()
 
     async def _drop(self) -> None:
-        self._release()
-        if self._loaded is not None:
-            self._loaded = None
-            await self._collect()
-
-    def _release(self) -> None:
-        if self._loaded is not None and self._loaded.hop is not None:
-            self._loaded.hop.released.set()
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        if loaded.hop is not None:
+            await loaded.hop.release()
+        del loaded
+        await self._collect()
 
     async def _collect(self) -> None:
         """Give the memory back; models hold themselves in cycles."""
@@ -284,43 +276,27 @@ class ShardServer:
 
     def _send_next(self, frame: NextFrame) -> None:
         hop = self._loaded.hop if self._loaded else None
-        if hop is None or hop.link is None:
+        if hop is None:
             return  # unloaded while the frame was computed; its session is gone
         try:
-            hop.link.send(frame)
+            hop.value.send(frame)
         except DnetError as error:
             self._tell_all(Fault(frame.session, self.identity.name, type(error).__name__, str(error)))
 
-    async def _open_hop(self, order: LoadOrder) -> _Hop:
-        hop = _Hop()
-        self._tasks.start(self._hold_hop(hop, order.next_name, order.next_target))
-        try:
-            await hop.opened
-        except BaseException:
-            hop.released.set()
-            raise
-        return hop
-
-    async def _hold_hop(self, hop: _Hop, peer: str, target: str) -> None:
-        channel = open_channel(target, self._credentials)
-        try:
-            async with (
+    @asynccontextmanager
+    async def _hop(self, peer: str, target: str) -> AsyncIterator[RingLink]:
+        async with (
+            open_channel(target, self._credentials) as channel,
+            ring_link(
                 channel,
-                ring_link(
-                    channel,
-                    peer,
-                    self.identity.name,
-                    TIMEOUTS.connect_s,
-                    on_frame=lambda _frame: None,  # a neighbour says nothing but pongs
-                    on_lost=self._lost_next,
-                ) as link,
-            ):
-                hop.link = link
-                hop.opened.set_result(None)
-                await hop.released.wait()
-        except DnetError as error:
-            if not hop.opened.done():
-                hop.opened.set_exception(error)
+                peer,
+                self.identity.name,
+                TIMEOUTS.connect_s,
+                on_frame=lambda _frame: None,  # a neighbour says nothing but pongs
+                on_lost=self._lost_next,
+            ) as link,
+        ):
+            yield link
 
     def _lost_next(self, error: DnetError) -> None:
         """The next shard is gone: every session that lives here hears it within this lap."""

@@ -1,0 +1,370 @@
+"""The coordinator: discover -> profile -> solve -> load -> generate, for one head.
+
+It lives in the terminal application or in `dnet-api`; both are thin shells around this object. What happens
+is told as events; what is asked for is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dnet_core.discover.local import LocalShard, local_shard
+from dnet_core.errors import DnetError, InfeasiblePlan, LoadError, NotReady, PeerLost, StartError
+from dnet_core.events import (
+    Event,
+    FetchProgressed,
+    LoadFailed,
+    LoadProgressed,
+    LoadStarted,
+    ModelLoaded,
+    ModelUnloaded,
+    PeerJoined,
+    PeerLeft,
+)
+from dnet_core.generate.driver import Driver, drive
+from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.store.catalog import resolve
+from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
+from dnet_core.tasks import Held, TaskScope
+from dnet_core.transport.control import LoadOrder, LoadStep
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.grpc_link import open_channel
+from dnet_core.types.devices import Peer
+from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
+from dnet_core.types.ring import Assignment, RingPlan, split_evenly
+
+log = logging.getLogger(__name__)
+
+SUBSCRIBER_EVENTS = 4096
+"""A listener that falls this far behind loses the oldest events; it is told in the log."""
+
+CHUNK_TOKENS = {"cpu": 32, "metal": 512, "cuda": 512}
+"""Prompt tokens per frame, by the slowest backend of the ring: a chunk is what a cancel has to wait for."""
+
+DEFAULT_CONTEXT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What is loaded now."""
+
+    model: str
+    plan: RingPlan
+    context_tokens: int
+    loaded_at_unix_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    loaded: LoadedModel
+    driver: Held[Driver]
+
+
+class Coordinator:
+    """One head. `async with` owns its tasks and its local shards, which start in the background."""
+
+    def __init__(
+        self,
+        *,
+        local_shards: int = 1,
+        cluster: str = "default",
+        rounds: int = 1,
+        context_tokens: int | None = None,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        """`context_tokens` None: the model's own, at most 8192; `chunk_tokens` None: by backend."""
+        self._num_local = local_shards
+        self._cluster = cluster
+        self._rounds = rounds
+        self._context_tokens = context_tokens
+        self._chunk_tokens = chunk_tokens
+        self._tasks = TaskScope()
+        self._subscribers: set[asyncio.Queue[Event]] = set()
+        self._peers: dict[str, Peer] = {}
+        self._locals_started = asyncio.Event()
+        self._start_failure: StartError | None = None
+        self._changing = asyncio.Lock()
+        self._ring: _Ring | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        names = _local_names(self._num_local)
+        self._tasks.start(self._run_locals(names))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._tasks.__aexit__(kind, error, trace)
+
+    # ---- events ----
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Everything that happens from now on, in order."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(SUBSCRIBER_EVENTS)
+        self._subscribers.add(queue)
+
+        async def events() -> AsyncIterator[Event]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield events()
+        finally:
+            self._subscribers.discard(queue)
+
+    def _emit(self, event: Event) -> None:
+        for queue in self._subscribers:
+            if queue.full():
+                log.warning("a listener is slow: it misses %s", type(queue.get_nowait()).__name__)
+            queue.put_nowait(event)
+
+    # ---- discover ----
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        return tuple(self._peers.values())
+
+    async def _run_locals(self, names: tuple[str, ...]) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                starting = [Held.open(self._tasks, local_shard(name, self._cluster)) for name in names]
+                for held in await asyncio.gather(*starting):
+                    stack.push_async_callback(held.release)
+                    self._join(held.value.peer)
+                    self._tasks.start(self._watch_local(held.value))
+                self._locals_started.set()
+                await asyncio.Event().wait()
+        except StartError as error:
+            self._start_failure = error
+            self._locals_started.set()
+
+    async def _watch_local(self, shard: LocalShard) -> None:
+        code = await shard.exited()
+        self._leave(shard.peer.name, f"its process ended with exit code {code}")
+
+    def _join(self, peer: Peer) -> None:
+        self._peers[peer.name] = peer
+        self._emit(PeerJoined(peer))
+
+    def _leave(self, name: str, reason: str) -> None:
+        if self._peers.pop(name, None) is not None:
+            self._emit(PeerLeft(name, reason))
+
+    async def _ready_peers(self) -> tuple[Peer, ...]:
+        await self._locals_started.wait()
+        if self._start_failure is not None:
+            raise self._start_failure
+        if not self._peers:
+            raise NotReady("no device is there: start dnet-shard on one, or leave out --no-local-shard")
+        return self.peers
+
+    # ---- load ----
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        return self._ring.loaded if self._ring else None
+
+    async def load(self, model: str) -> LoadedModel:
+        """Fetch `model` if need be, split it over the devices and load it; progress is told as events.
+
+        What was loaded before is unloaded. Cancelling the wait cancels the load on every shard.
+        Raises DnetErrors; nothing is loaded then.
+        """
+        if self._changing.locked():
+            raise NotReady("a model is being loaded: wait for it or cancel it")
+        async with self._changing:
+            await self._drop()
+            begun = time.monotonic()
+            try:
+                loaded = await self._load(_canonical(model))
+            except DnetError as error:
+                self._emit(LoadFailed(model, str(error)))
+                raise
+            self._emit(ModelLoaded(loaded.plan, time.monotonic() - begun))
+            return loaded
+
+    async def _load(self, model: str) -> LoadedModel:
+        directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
+        checkpoint = read_checkpoint(directory)
+        tokenizer = Tokenizer.load(directory)
+        peers = await self._ready_peers()
+        plan = self._plan(model, checkpoint, peers)
+        self._emit(LoadStarted(plan))
+        async with AsyncExitStack() as stack:
+            shards = {
+                a.peer: ShardClient(
+                    a.peer,
+                    await stack.enter_async_context(open_channel(self._peers[a.peer].target, None)),
+                )
+                for a in plan.assignments
+            }
+            await self._load_shards(plan, shards, checkpoint)
+            chunk_tokens = self._chunk_tokens or await _chunk_tokens(tuple(shards.values()))
+            path = tuple(shards[a.peer] for a in plan.assignments)
+            driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
+            held = await Held.open(self._tasks, _with_channels(driving, stack.pop_all()))
+        loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()))
+        self._ring = _Ring(loaded, held)
+        return loaded
+
+    def _plan(self, model: str, checkpoint: Checkpoint, peers: tuple[Peer, ...]) -> RingPlan:
+        """Every device gets the same number of layers, all resident."""
+        num_layers = _from_config(checkpoint, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        own = _from_config(checkpoint, "max_position_embeddings", "n_positions", "max_seq_len") or None
+        context = min(self._context_tokens or DEFAULT_CONTEXT_TOKENS, own or DEFAULT_CONTEXT_TOKENS)
+        names = tuple(peer.name for peer in peers)
+        try:
+            return split_evenly(model, num_layers, names, self._rounds, context)
+        except ValueError as error:
+            raise InfeasiblePlan(f"'{model}' cannot be placed: {error}", {}) from error
+
+    async def _load_shards(
+        self, plan: RingPlan, shards: dict[str, ShardClient], checkpoint: Checkpoint
+    ) -> None:
+        orders = self._orders(plan)
+        loading = asyncio.gather(*(self._load_shard(shards[name], orders[name]) for name in shards))
+        try:
+            prints = await loading
+        except BaseException:
+            loading.cancel()
+            with suppress(asyncio.CancelledError, DnetError):
+                await loading
+            await asyncio.gather(*(s.unload() for s in shards.values()), return_exceptions=True)
+            raise
+        for name, fingerprint in zip(shards, prints, strict=True):
+            if fingerprint != checkpoint.fingerprint:
+                await asyncio.gather(*(s.unload() for s in shards.values()), return_exceptions=True)
+                raise LoadError(
+                    f"{name} has other files under the name '{plan.model}' than this machine:"
+                    " delete that copy there, or load a revision by name (owner/name@revision)"
+                )
+
+    def _orders(self, plan: RingPlan) -> dict[str, LoadOrder]:
+        ring = plan.assignments
+        following = {a.peer: b.peer for a, b in zip(ring, (*ring[1:], ring[0]), strict=True)}
+        return {a.peer: self._order(plan, a, self._peers[following[a.peer]]) for a in ring}
+
+    def _order(self, plan: RingPlan, assignment: Assignment, following: Peer) -> LoadOrder:
+        return LoadOrder(
+            model=plan.model,
+            num_layers=plan.num_layers,
+            windows=assignment.windows,
+            streamed=assignment.streamed,
+            num_buffers=assignment.num_buffers,
+            context_tokens=plan.context_tokens,
+            kv_bits=plan.kv_bits,
+            next_name=following.name,
+            next_target=following.target,
+        )
+
+    async def _load_shard(self, shard: ShardClient, order: LoadOrder) -> str:
+        """Load one shard; returns the fingerprint of the files it read."""
+        fingerprint = ""
+        async for report in shard.load(order):
+            match report.step:
+                case LoadStep.FETCH:
+                    self._emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes))
+                case LoadStep.READ:
+                    self._emit(LoadProgressed(shard.peer, report.done_bytes, report.total_bytes))
+                case LoadStep.WARM:
+                    pass
+                case LoadStep.READY:
+                    fingerprint = report.fingerprint
+        return fingerprint
+
+    async def unload(self) -> None:
+        """Free every shard. Nothing happens when nothing is loaded."""
+        async with self._changing:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        ring, self._ring = self._ring, None
+        if ring is None:
+            return
+        await ring.driver.value.unload()
+        await ring.driver.release()
+        self._emit(ModelUnloaded(ring.loaded.model))
+
+    def _lose_ring(self, error: DnetError) -> None:
+        """A shard of the loaded ring is gone: what is loaded on the others is of no use any more."""
+        log.error("%s", error)
+        if isinstance(error, PeerLost):
+            self._leave(error.peer, str(error))
+        if self._ring is not None:
+            self._emit(LoadFailed(self._ring.loaded.model, str(error)))
+            self._tasks.start(self.unload())
+
+    # ---- generate ----
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Continue a conversation; ends with GenerationDone. Close the generator to stop every shard.
+
+        Raises NotReady when nothing is loaded, RequestErrors, RingErrors.
+        """
+        stream = self._driver().generate(request)
+        try:
+            async for event in stream:
+                yield event
+        finally:
+            await stream.aclose()
+
+    async def generate_from(
+        self, tokens: tuple[int, ...], sampling: SamplingParams
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Like `generate`, for a prompt that is token ids already."""
+        stream = self._driver().generate_from(tokens, sampling)
+        try:
+            async for event in stream:
+                yield event
+        finally:
+            await stream.aclose()
+
+    def _driver(self) -> Driver:
+        if self._ring is None:
+            loading = self._changing.locked()
+            raise NotReady("the model is still loading" if loading else "no model is loaded: load one first")
+        return self._ring.driver.value
+
+
+@asynccontextmanager
+async def _with_channels(
+    driving: AbstractAsyncContextManager[Driver], channels: AsyncExitStack
+) -> AsyncIterator[Driver]:
+    async with channels, driving as driver:
+        yield driver
+
+
+async def _chunk_tokens(shards: tuple[ShardClient, ...]) -> int:
+    backends = [status.backend for status in await asyncio.gather(*(s.describe() for s in shards))]
+    return min(CHUNK_TOKENS[backend] for backend in backends)
+
+
+def _local_names(count: int) -> tuple[str, ...]:
+    host = socket.gethostname().split(".")[0]
+    return (host,) if count == 1 else tuple(f"{host}-{i + 1}" for i in range(count))
+
+
+def _canonical(model: str) -> str:
+    """A path means the same in every process of this machine; ids stay as they are."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
+
+
+def _from_config(checkpoint: Checkpoint, *keys: str) -> int:
+    text = checkpoint.config.get("text_config")
+    for config in (checkpoint.config, text if isinstance(text, dict) else {}):
+        for key in keys:
+            if isinstance(config.get(key), int):
+                return int(config[key])
+    return 0
