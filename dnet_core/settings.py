@@ -22,6 +22,11 @@ class Paths:
         """Imported models: one ordinary MLX model directory each."""
         return self.cache / "models"
 
+    @property
+    def cluster_key(self) -> Path:
+        """The file with this device's cluster key, for its owner only."""
+        return self.config / "cluster.key"
+
 
 def paths() -> Paths:
     home = os.environ.get("DNET_HOME")
@@ -29,6 +34,14 @@ def paths() -> Paths:
         root = Path(home).expanduser()
         return Paths(cache=root / "cache", config=root / "config", logs=root / "logs")
     return Paths(cache=user_cache_path("dnet"), config=user_config_path("dnet"), logs=user_log_path("dnet"))
+
+
+CLUSTER_KEY = "DNET_CLUSTER_KEY"
+
+
+def inherited_cluster_key() -> str | None:
+    """The cluster key's text, if a parent process handed it down; it goes before the file."""
+    return os.environ.get(CLUSTER_KEY) or None
 
 
 def child_environment(**changes: str) -> dict[str, str]:
