@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,26 +88,25 @@ def read_hostfile(path: Path) -> tuple[StaticTarget, ...]:
         raise StartError(f"cannot read the hostfile {path}: {error}") from error
     # A text hostfile may start with a bracket too: [2001:db8::7]
     is_json = path.suffix == ".json" or re.match(r"\s*(\{|\[\s*[\{\]])", text) is not None
-    targets = _parse_json(text, path) if is_json else _parse_text(text, path)
+    targets: dict[str, StaticTarget] = {}
+    for line, target in _parse_json(text, path) if is_json else _parse_text(text, path):
+        if target.target in targets:
+            raise StartError(f"{path}:{line}: {target.target} is there twice")
+        targets[target.target] = target
     if not targets:
         raise StartError(f"the hostfile {path} names no host")
-    return targets
+    return tuple(targets.values())
 
 
-def _parse_text(text: str, path: Path) -> tuple[StaticTarget, ...]:
-    targets: dict[str, StaticTarget] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split("#", 1)[0].split()
+def _parse_text(text: str, path: Path) -> Iterator[tuple[int, StaticTarget]]:
+    for line, content in enumerate(text.splitlines(), start=1):
+        words = content.split("#", 1)[0].split()
         if not words:
             continue
         try:
-            target = _parse_words(words)
+            yield line, _parse_words(words)
         except ValueError as error:
-            raise StartError(f"{path}:{number}: {error}") from error
-        if target.target in targets:
-            raise StartError(f"{path}:{number}: {target.target} is there twice")
-        targets[target.target] = target
-    return tuple(targets.values())
+            raise StartError(f"{path}:{line}: {error}") from error
 
 
 def _parse_words(words: list[str]) -> StaticTarget:
@@ -116,7 +116,7 @@ def _parse_words(words: list[str]) -> StaticTarget:
     return StaticTarget(where.host, where.grpc_port, words[1]) if len(words) == 2 else where
 
 
-def _parse_json(text: str, path: Path) -> tuple[StaticTarget, ...]:
+def _parse_json(text: str, path: Path) -> Iterator[tuple[int, StaticTarget]]:
     try:
         json.loads(text)  # only for its line numbers: pydantic tells them in prose
         entries = _HOSTFILE.validate_json(text)
@@ -125,17 +125,14 @@ def _parse_json(text: str, path: Path) -> tuple[StaticTarget, ...]:
     except ValidationError as error:
         first = error.errors()[0]
         index, *field = first["loc"] or (0,)
-        what = ".".join(str(part) for part in field)
-        raise StartError(
-            f"{path}:{_line_of(text, index)}: {f'{what}: ' if what else ''}{first['msg']}"
-        ) from error
-    targets: dict[str, StaticTarget] = {}
+        what = "".join(f"{part}: " for part in field)
+        raise StartError(f"{path}:{_line_of(text, index)}: {what}{first['msg']}") from error
     for index, entry in enumerate(entries):
-        target = StaticTarget(entry.host, entry.grpc_port, entry.name)
-        if target.target in targets:
-            raise StartError(f"{path}:{_line_of(text, index)}: {target.target} is there twice")
-        targets[target.target] = target
-    return tuple(targets.values())
+        line = _line_of(text, index)
+        try:
+            yield line, StaticTarget(entry.host, entry.grpc_port, entry.name)
+        except ValueError as error:
+            raise StartError(f"{path}:{line}: {error}") from error
 
 
 def _line_of(text: str, index: int | str) -> int:
