@@ -1,0 +1,169 @@
+"""`dnet-tui`: read the options, keep the terminal clean, run the app, say in one line what ended it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from dnet_core.settings import paths
+from dnet_core.types.generation import SamplingParams
+from dnet_tui.chat import ChatSettings
+
+SAMPLE_MODEL = "smollm2-135m-instruct"
+_LOG_NAME = "dnet-tui.log"
+
+_EXAMPLES = f"""\
+examples:
+  dnet-tui                                   chat with the sample model, {SAMPLE_MODEL}
+  dnet-tui --shards 2                        the same model cut over two shard processes here
+  dnet-tui --model Qwen/Qwen3-0.6B           a Hugging Face id: fetched once, then kept
+  dnet-tui --model ~/models/my-model         a directory with config.json and safetensors
+  dnet-tui --peer 192.168.1.20:58081         add the shard of another Mac
+                                             (there: dnet-shard --grpc-port 58081)
+  dnet-tui --temperature 0 --seed 7          the same answer every time
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dnet-tui",
+        description="Chat with a language model that runs on all your devices together.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dnet-tui {version('dnet-tui')}")
+    ring = parser.add_argument_group("the ring")
+    ring.add_argument(
+        "--model",
+        default=SAMPLE_MODEL,
+        metavar="ID_OR_PATH",
+        help="Hugging Face id or local directory (default: the sample, %(default)s)",
+    )
+    ring.add_argument(
+        "--shards",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="shard processes to start on this device (default: %(default)s)",
+    )
+    ring.add_argument("--no-local-shard", action="store_true", help="start none here; use --peer only")
+    ring.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        type=_host_port,
+        metavar="HOST:PORT",
+        help="a shard on another device, by its gRPC port; may be given several times",
+    )
+    chat = parser.add_argument_group("the chat")
+    chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the model's own)")
+    chat.add_argument(
+        "--temperature",
+        type=float,
+        default=0.7,
+        metavar="T",
+        help="0 always takes the likeliest token (default: %(default)s)",
+    )
+    chat.add_argument("--top-p", type=float, default=0.95, metavar="P", help="(default: %(default)s)")
+    chat.add_argument("--seed", type=int, metavar="S", help="make random answers repeatable")
+    chat.add_argument(
+        "--max-tokens", type=int, metavar="N", help="longest answer (default: up to the end of the context)"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1 (to start none here: --no-local-shard)")
+    return number
+
+
+def _host_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"'{text}' is not HOST:PORT, like 192.168.1.20:58081")
+    return text
+
+
+def chat_settings(options: argparse.Namespace) -> ChatSettings:
+    """Read the chat's options. Raises ValueError that says which is out of range."""
+    sampling = SamplingParams(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+    )
+    return ChatSettings(sampling=sampling, system=options.system)
+
+
+@contextmanager
+def _log_instead_of_screen(log: Path) -> Iterator[None]:
+    """Send what C code and logging write to stderr into `log`; Textual keeps the terminal.
+
+    gRPC writes to file descriptor 2 behind Python's back, and Textual draws through `sys.__stderr__`: so the
+    terminal moves to a new descriptor, and 2 becomes the file. Shards started meanwhile inherit it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    original = sys.__stderr__
+    screen_fd = os.dup(2)
+    with log.open("a", encoding="utf-8") as sink, os.fdopen(screen_fd, "w", encoding="utf-8") as screen:
+        os.set_inheritable(screen_fd, False)
+        os.dup2(sink.fileno(), 2)
+        sys.__stderr__ = screen  # type: ignore[misc]
+        handler = logging.StreamHandler(sink)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            screen.flush()
+            os.dup2(screen_fd, 2)
+            sys.__stderr__ = original  # type: ignore[misc]
+
+
+def main() -> NoReturn:
+    """Run `dnet-tui`; exits 0 after a normal end, 1 when something ended it, 2 for options it cannot use."""
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        settings = chat_settings(options)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.no_local_shard and not options.peer:
+        parser.error("--no-local-shard needs at least one --peer HOST:PORT to run the model")
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
+    sys.exit(_run(options, settings))
+
+
+def _run(options: argparse.Namespace, settings: ChatSettings) -> int:
+    log = paths().logs / _LOG_NAME
+    try:
+        with _log_instead_of_screen(log):
+            from dnet_tui.launch import run_app  # noqa: PLC0415  Textual is imported after the options are checked
+
+            fatal, code = run_app(options, settings, log)
+    except OSError as error:
+        _fail(f"cannot write the log {log}: {error.strerror}")
+    if fatal is not None:
+        _fail(fatal)
+    return code
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"dnet-tui: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How often the screen may be redrawn, so that drawing never starves the ring that shares its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from textual.timer import Timer
+
+COST_SHARE = 4
+"""A flush that took c seconds is followed by none before 4 c: drawing gets a quarter of the time at most."""
+
+
+class SetTimer(Protocol):
+    def __call__(self, delay: float, callback: Callable[[], None]) -> Timer: ...
+
+
+class Pace:
+    """Run `flush` when asked, but at most every `interval_s` and within its share of time; none is lost.
+
+    The first call after a rest flushes at once; calls that come too early are answered by one flush later.
+    Owned by the screen's loop.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[], None],
+        interval_s: float,
+        clock: Callable[[], float],
+        set_timer: SetTimer,
+    ) -> None:
+        self._flush = flush
+        self._interval_s = interval_s
+        self._clock = clock
+        self._set_timer = set_timer
+        self._due_s = 0.0
+        self._timer: Timer | None = None
+
+    def ask(self) -> None:
+        """Flush now if it is due, else once when it is."""
+        if self._timer is not None:
+            return
+        wait_s = self._due_s - self._clock()
+        if wait_s <= 0:
+            self.flush_now()
+        else:
+            self._timer = self._set_timer(wait_s, self.flush_now)
+
+    def flush_now(self) -> None:
+        """Flush whatever is due or not, and start a new interval."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        started = self._clock()
+        self._flush()
+        ended = self._clock()
+        self._due_s = started + max(self._interval_s, COST_SHARE * (ended - started))

@@ -1,0 +1,51 @@
+"""F1: every key, taken from the bindings themselves, so that it cannot be out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+class HelpScreen(ModalScreen[None]):
+    """Lists `groups` of (title, bindings); esc, F1 or q closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "dismiss", "Close", id="help.close")]
+
+    def __init__(self, groups: Iterable[tuple[str, list[Binding]]], notes: str) -> None:
+        super().__init__()
+        self._groups = list(groups)
+        self._notes = notes
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help-box"):
+            yield Static(self._table(), id="help-keys")
+            yield Static(self._notes, id="help-notes", markup=False)
+
+    def on_mount(self) -> None:
+        box = self.query_one("#help-box")
+        box.border_title = "Keys"
+        box.border_subtitle = "esc closes"
+        box.focus()
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for title, bindings in self._groups:
+            table.add_row(Text(title, style="bold"), "")
+            for binding in bindings:
+                table.add_row(f"  {_keys_text(binding.key)}", binding.tooltip or binding.description)
+        return table
+
+
+def _keys_text(keys: str) -> str:
+    names = {"escape": "esc", "pageup": "pgup", "pagedown": "pgdn", "f1": "F1"}
+    return ", ".join(names.get(key, key) for key in keys.split(","))

@@ -1,0 +1,236 @@
+"""What the screen knows of the cluster: a frozen `ClusterView`, folded from the coordinator's events.
+
+    view' = fold(view, event)        pure; the only way in which a view changes
+
+Only facts are kept: what no event has told is absent, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from dnet_core.events import (
+    Event,
+    FetchProgressed,
+    LapMeasured,
+    LoadFailed,
+    LoadProgressed,
+    LoadStarted,
+    ModelLoaded,
+    ModelUnloaded,
+    PeerJoined,
+    PeerLeft,
+    SessionEnded,
+    SessionStarted,
+)
+from dnet_core.types.devices import Peer
+from dnet_core.types.ring import Assignment, RingPlan
+
+NUM_RECENT_LAPS = 32
+"""How many laps the means are taken over: a few seconds of decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A peer that was seen; `lost` says why it is gone, None while it is here."""
+
+    peer: Peer
+    lost: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoModel:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """A load was asked for and nothing has been told about it yet."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    model: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The shards are filling; `progress` is (done, total) bytes of each peer that has told."""
+
+    plan: RingPlan
+    progress: Mapping[str, tuple[int, int]]
+
+    @property
+    def done_bytes(self) -> int:
+        return sum(done for done, _ in self.progress.values())
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(total for _, total in self.progress.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    plan: RingPlan
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """The last load failed."""
+
+    model: str
+    message: str
+
+
+ModelState = NoModel | Preparing | Fetching | Loading | Ready | Unusable
+
+
+@dataclass(frozen=True, slots=True)
+class StageSplit:
+    """Mean seconds of one device per token, and the share of the lap in which it computed."""
+
+    compute_s: float
+    disk_s: float
+    network_s: float
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """Devices in the order in which they were seen, the model's state, and the newest laps."""
+
+    devices: tuple[Device, ...] = ()
+    model: ModelState = NoModel()
+    sessions: frozenset[str] = frozenset()
+    laps: tuple[LapMeasured, ...] = field(default=())
+
+    @property
+    def plan(self) -> RingPlan | None:
+        return self.model.plan if isinstance(self.model, Loading | Ready) else None
+
+    @property
+    def model_name(self) -> str | None:
+        match self.model:
+            case NoModel():
+                return None
+            case Loading(plan=plan) | Ready(plan=plan):
+                return plan.model
+            case Preparing(model=model) | Fetching(model=model) | Unusable(model=model):
+                return model
+            case _:
+                assert_never(self.model)
+
+    @property
+    def here(self) -> tuple[Device, ...]:
+        return tuple(device for device in self.devices if device.lost is None)
+
+    @property
+    def lost_in_ring(self) -> frozenset[str]:
+        """Names of devices that own layers but are gone."""
+        if self.plan is None:
+            return frozenset()
+        gone = {device.peer.name for device in self.devices if device.lost is not None}
+        return frozenset(a.peer for a in self.plan.assignments if a.peer in gone)
+
+
+def fold(view: ClusterView, event: Event) -> ClusterView:
+    """Return `view` after `event`. Telling the same thing twice changes nothing."""
+    match event:
+        case PeerJoined(peer=peer):
+            return replace(view, devices=_with_device(view.devices, Device(peer, None)))
+        case PeerLeft(name=name, reason=reason):
+            devices = tuple(replace(d, lost=reason) if d.peer.name == name else d for d in view.devices)
+            return replace(view, devices=devices)
+        case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
+            return replace(view, model=Fetching(model, done, total), laps=())
+        case LoadStarted(plan=plan):
+            return replace(view, model=Loading(plan, {}), laps=())
+        case LoadProgressed(peer=peer_name, done_bytes=done, total_bytes=total):
+            if not isinstance(view.model, Loading):
+                return view
+            progress = {**view.model.progress, peer_name: (done, total)}
+            return replace(view, model=Loading(view.model.plan, progress))
+        case ModelLoaded(plan=plan, seconds=seconds):
+            return replace(view, model=Ready(plan, seconds))
+        case LoadFailed(model=model, message=message):
+            return replace(view, model=Unusable(model, message), laps=())
+        case ModelUnloaded():
+            return replace(view, model=NoModel(), laps=())
+        case SessionStarted(session=session):
+            return replace(view, sessions=view.sessions | {session})
+        case LapMeasured():
+            return replace(view, laps=(*view.laps, event)[-NUM_RECENT_LAPS:])
+        case SessionEnded(session=session):
+            return replace(view, sessions=view.sessions - {session})
+        case _:
+            assert_never(event)
+
+
+def prepare(view: ClusterView, model: str) -> ClusterView:
+    """Return `view` after the user asked for `model`."""
+    return replace(view, model=Preparing(model), laps=())
+
+
+def _with_device(devices: tuple[Device, ...], device: Device) -> tuple[Device, ...]:
+    if any(d.peer.name == device.peer.name for d in devices):
+        return tuple(device if d.peer.name == device.peer.name else d for d in devices)
+    return (*devices, device)
+
+
+def letters(view: ClusterView) -> dict[str, str]:
+    """Name the devices A, B, C ...: in ring order first, then in the order in which they were seen."""
+    ring = [a.peer for a in view.plan.assignments] if view.plan is not None else []
+    names = dict.fromkeys([*ring, *(device.peer.name for device in view.devices)])
+    return {name: _letter(index) for index, name in enumerate(names)}
+
+
+def _letter(index: int) -> str:
+    letter = chr(ord("A") + index % 26)
+    return letter if index < 26 else f"{letter}{index // 26 + 1}"
+
+
+def assignment_of(view: ClusterView, name: str) -> Assignment | None:
+    if view.plan is None:
+        return None
+    return next((a for a in view.plan.assignments if a.peer == name), None)
+
+
+def loaded_layers(model: ModelState) -> frozenset[int]:
+    """Layers whose bytes have arrived. Each peer's layers arrive in order, so bytes tell how many."""
+    match model:
+        case Ready(plan=plan):
+            return frozenset(range(plan.num_layers))
+        case Loading(plan=plan, progress=progress):
+            arrived: list[int] = []
+            for assignment in plan.assignments:
+                done, total = progress.get(assignment.peer, (0, 1))
+                layers = assignment.layers
+                arrived.extend(layers[: len(layers) * done // total if total else len(layers)])
+            return frozenset(arrived)
+        case _:
+            return frozenset()
+
+
+def stage_splits(view: ClusterView) -> dict[str, StageSplit]:
+    """Mean stage times per device over the recent laps; a device of which nothing is known is absent."""
+    sums: dict[str, list[float]] = {}
+    lap_s = 0.0
+    for lap in view.laps:
+        for stage in lap.stages:
+            total = sums.setdefault(stage.peer, [0.0, 0.0, 0.0])
+            total[0] += stage.compute_s
+            total[1] += stage.disk_wait_s
+            total[2] += stage.wire_s
+            lap_s += stage.queue_s + stage.compute_s + stage.disk_wait_s + stage.wire_s
+    n = len(view.laps)
+    return {
+        peer: StageSplit(compute / n, disk / n, wire / n, compute / lap_s if lap_s else 0.0)
+        for peer, (compute, disk, wire) in sums.items()
+    }

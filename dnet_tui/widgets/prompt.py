@@ -1,0 +1,82 @@
+"""Where the user writes: one to six rows, enter sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.events import Key
+from textual.message import Message
+from textual.widgets import TextArea
+
+
+class Prompt(TextArea):
+    """A text area that grows with its text and remembers what was sent."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+j,shift+enter", "newline", "New line", show=False, id="prompt.newline"),
+        Binding("pageup", "app.page_chat(-1)", "Page up", show=False, id="prompt.page_up"),
+        Binding("pagedown", "app.page_chat(1)", "Page down", show=False, id="prompt.page_down"),
+    ]
+
+    @dataclass
+    class Sent(Message):
+        text: str
+
+    def __init__(self, *, blink: bool = True) -> None:
+        super().__init__(
+            id="prompt",
+            soft_wrap=True,
+            tab_behavior="focus",
+            highlight_cursor_line=False,
+            placeholder="Ask anything · enter sends · ctrl+j new line",
+        )
+        self.cursor_blink = blink
+        self._sent: list[str] = []
+        self._recalled: int | None = None  # index into _sent of what stands in the prompt
+
+    def remember(self, text: str) -> None:
+        """Make `text` the newest that `up` brings back."""
+        if not self._sent or self._sent[-1] != text:
+            self._sent.append(text)
+        self._recalled = None
+
+    def put(self, text: str) -> None:
+        """Replace what stands in the prompt; the cursor goes to its end."""
+        self.text = text
+        self.move_cursor(self.document.end)
+
+    def action_newline(self) -> None:
+        self.insert("\n")
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Move up; on an empty prompt, or one that still shows an older message, recall the one before."""
+        if self._sent and not select and self._shows_recalled and (self._recalled is None or self._recalled):
+            self._recalled = len(self._sent) - 1 if self._recalled is None else self._recalled - 1
+            self.put(self._sent[self._recalled])
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self._recalled is not None and not select and self._shows_recalled:
+            self._recalled = self._recalled + 1 if self._recalled + 1 < len(self._sent) else None
+            self.put("" if self._recalled is None else self._sent[self._recalled])
+        else:
+            super().action_cursor_down(select)
+
+    @property
+    def _shows_recalled(self) -> bool:
+        if not self.text:
+            self._recalled = None
+            return True
+        return self._recalled is not None and self.text == self._sent[self._recalled]
+
+    async def _on_key(self, event: Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            if self.text.strip():
+                self.post_message(self.Sent(self.text.strip()))
+            return
+        await super()._on_key(event)

@@ -1,0 +1,118 @@
+"""The app on a scripted cluster: nothing ticks, the clock is the test's, every step is the test's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import pytest_textual_snapshot
+from textual.pilot import Pilot
+
+from dnet_tui.app import DnetApp, Timing
+from dnet_tui.chat import ChatSettings, Turn
+from dnet_tui.widgets.prompt import Prompt
+from tests.fake_coordinator import FakeCoordinator
+
+# pytest-textual-snapshot 1.1.0 names it as an older syrupy did
+pytest_textual_snapshot.SVGImageExtension.file_extension = "svg"
+
+MODEL = "smollm2-135m-instruct"
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_THEME", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def make_app(
+    fake: FakeCoordinator, *, clock: Clock | None = None, settings: ChatSettings | None = None
+) -> DnetApp:
+    timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=clock or Clock())
+    return DnetApp(lambda: fake, MODEL, settings or ChatSettings(), timing)
+
+
+@dataclass
+class Desk:
+    """A running app, its fake cluster, and the hands of a user."""
+
+    app: DnetApp
+    fake: FakeCoordinator
+    pilot: Pilot[None]
+    clock: Clock
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return self.app.turns
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.app.query_one(Prompt)
+
+    async def say(self, text: str) -> None:
+        """Type `text` and press enter."""
+        self.prompt.insert(text)
+        await self.pilot.press("enter")
+
+    async def step(self, steps: int = 1) -> None:
+        """Let the cluster take `steps` steps and the app hear of them."""
+        await self.fake.gate.step(steps)
+        await self.pilot.pause()
+
+    async def load(self) -> None:
+        """Let the load run to its end."""
+        await self.fake.gate.step(5 if not self.fake.fetch_bytes else 9)
+        await self.pilot.pause()
+        assert self.fake.loaded is not None
+
+    async def finish(self) -> None:
+        """Let the running answer run to its end."""
+        answering = len(self.fake.ended)
+        while len(self.fake.ended) == answering:
+            await self.fake.gate.step()
+        await self.pilot.pause()
+
+    def screen_text(self) -> str:
+        """What stands on the screen, line by line."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text.rstrip() for strip in strips)
+
+
+OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+
+
+@asynccontextmanager
+async def _open_desk(
+    fake: FakeCoordinator | None = None,
+    *,
+    size: tuple[int, int] = (80, 24),
+    settings: ChatSettings | None = None,
+    loaded: bool = True,
+) -> AsyncIterator[Desk]:
+    clock = Clock()
+    fake = fake or FakeCoordinator()
+    app = make_app(fake, clock=clock, settings=settings)
+    async with app.run_test(size=size) as pilot:
+        await fake.gate.arrive()
+        await pilot.pause()
+        desk = Desk(app, fake, pilot, clock)
+        if loaded:
+            await desk.load()
+        yield desk
+
+
+@pytest.fixture
+def open_desk() -> OpenDesk:
+    return _open_desk
