@@ -134,7 +134,7 @@ async def test_cancelling_stops_the_download_and_the_next_one_resumes(hub: Hub) 
         with pytest.raises(asyncio.CancelledError):
             await fetching
     (partial_bytes,) = partial_sizes()
-    assert partial_bytes == 2**21
+    assert partial_bytes >= 2**20
     hub.stall_after_bytes = None
     hub.resume.set()
     hub.requests.clear()
