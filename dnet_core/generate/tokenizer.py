@@ -33,6 +33,7 @@ SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 OTHER_FORMATS = ("tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json")
 CONVERT_TIMEOUT_S = 120.0
 CONVERT = """
@@ -238,9 +239,10 @@ def _add_missing_tokens(
     for entry in _sorted_by_id(listed) if isinstance(listed, dict) else []:
         text = _token_text(entry)
         if isinstance(entry, dict) and text is not None and text not in known:
-            flags = {name: entry.get(name) is True for name in ("single_word", "lstrip", "rstrip", "special")}
-            # Not normalized unless said so: the text in the config is the text in the prompt.
-            added.append(tokenizers.AddedToken(text, normalized=entry.get("normalized") is True, **flags))
+            flags = {
+                name: flag for name, flag in entry.items() if name in TOKEN_FLAGS and flag in (True, False)
+            }
+            added.append(tokenizers.AddedToken(text, **flags))
     named = {token.content for token in added} | known
     added += [
         tokenizers.AddedToken(text, special=True, normalized=False)

@@ -262,6 +262,20 @@ def test_special_tokens_that_tokenizer_json_does_not_know(tmp_path: Path) -> Non
     assert tokenizer.decode(ids) == "<call>fox"
 
 
+def test_config_may_call_a_known_token_special(tmp_path: Path) -> None:
+    directory = tiny_tokenizers.byte_level(tmp_path)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": {"400": {"content": "<think>", "special": True, "rstrip": True}},
+    }
+    write_json(directory / "tokenizer_config.json", config)
+    tokenizer = Tokenizer.load(directory)
+    theirs: Any = AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer.encode("fox <think>  fox", add_special_tokens=False)
+    assert list(ids) == theirs.encode("fox <think>  fox")
+    assert tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == "fox fox"
+
+
 def test_truncation_and_padding_of_training_are_off(tmp_path: Path) -> None:
     directory = tiny_tokenizers.byte_level(tmp_path)
     plain = Tokenizer.load(directory).encode("fox " * 50, add_special_tokens=True)
