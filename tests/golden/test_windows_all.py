@@ -1,0 +1,156 @@
+"""Every architecture that may be split gives, window by window, the bits of the whole model.
+
+Each window runs on its own caches while all other layers are NaN, so a layer that runs where it is not owned
+cannot go unseen. Activations are evaluated between windows, as they are when they travel.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models
+import pytest
+from mlx.utils import tree_map
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+from dnet_core.errors import UnsupportedModel
+from dnet_core.slices.adapters import REFUSED, VERIFIED, architectures, check_splittable
+from dnet_core.slices.window import Arrays, WindowedModel
+from dnet_core.types.ring import LayerWindow
+from tests.tiny_models import MODEL_TYPES, write_tiny_model
+
+STEPS: tuple[list[int], ...] = (
+    [5, 17, 42, 9, 100, 33, 7],  # a prompt in chunks; the sliding windows of 8 tokens fill and turn
+    [8, 1, 60, 61, 62],
+    list(range(44, 57)),
+    *([token * 7 % 250] for token in range(3, 10)),  # decoding
+    [70, 71, 72],  # the next turn
+)
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((model_type, {}) for model_type in MODEL_TYPES),
+    ("llama", {"sliding_window": 8, "layer_types": ["full_attention"] + ["sliding_attention"] * 4}),
+    ("qwen2", {"tie_word_embeddings": True}),
+    ("mimo_v2_flash", {"hybrid_layer_pattern": [1, 1, 0, 0, 1]}),
+    ("granitemoehybrid", {"layer_types": ["attention", "mamba", "mamba", "mamba", "attention"]}),
+)
+
+
+def cuts(num_layers: int) -> list[tuple[int, ...]]:
+    """Boundaries of two and three uneven windows, with windows of one layer at both ends."""
+    return [(2,), (1, 3), (1, num_layers - 1)]
+
+
+def outputs_of_whole(model: nn.Module) -> list[mx.array]:
+    """Logits of every step, run as mlx-lm runs them."""
+    cache = make_prompt_cache(model)
+    outputs = []
+    for tokens in STEPS:
+        logits = model(mx.array([tokens]), cache=cache)
+        mx.eval(logits)
+        outputs.append(logits)
+    return outputs
+
+
+class _Shards:
+    """The windows of one model, each run while all other layers are NaN."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = WindowedModel(model, "tiny")
+        self._real = [layer.parameters() for layer in self._model.layers]
+        self._nan = [tree_map(_nan_like, parameters) for parameters in self._real]
+
+    def make_cache(self) -> list[Any]:
+        return self._model.make_cache()
+
+    def step(self, window: LayerWindow, value: Arrays, cache: list[Any]) -> Arrays:
+        for index, layer in enumerate(self._model.layers):
+            layer.update(self._real[index] if index in window else self._nan[index])
+        if window.start == 0:
+            output = self._model.embed_and_run(window, value[0], cache)
+        else:
+            output = self._model.run(window, value, cache)
+        mx.eval(output)
+        return output
+
+
+def _nan_like(array: mx.array) -> mx.array:
+    is_float = mx.issubdtype(array.dtype, mx.floating)
+    return mx.full(array.shape, mx.nan, array.dtype) if is_float else array
+
+
+def assert_windows_equal_whole(directory: Path) -> None:
+    model, _ = load_model(directory)
+    expected = outputs_of_whole(model)
+    shards = _Shards(model)
+    for boundaries in cuts(len(model.layers)):
+        edges = pairwise((0, *boundaries, len(model.layers)))
+        windows = {LayerWindow(start, stop): shards.make_cache() for start, stop in edges}
+        for number, (tokens, logits) in enumerate(zip(STEPS, expected, strict=True)):
+            value: Arrays = (mx.array([tokens]),)
+            for window, cache in windows.items():
+                value = shards.step(window, value, cache)
+            same = mx.array_equal(value[0], logits).item()
+            assert same, f"cut at {boundaries}, step {number} of {len(tokens)} tokens differs"
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANTS)
+def test_windows_equal_the_whole_model_or_are_refused(
+    model_type: str, overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    directory = write_tiny_model(model_type, tmp_path, overrides=overrides)
+    model, _ = load_model(directory, lazy=True)
+    if architectures(model) <= VERIFIED:
+        check_splittable(model, model_type)
+        assert_windows_equal_whole(directory)
+    else:
+        with pytest.raises(UnsupportedModel):
+            check_splittable(model, model_type)
+
+
+@pytest.mark.parametrize("quantize", ["q4", "mixed"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "deepseek_v3", "gpt_oss", "qwen3_5"])
+def test_quantized_windows(model_type: str, quantize: str, tmp_path: Path) -> None:
+    assert_windows_equal_whole(write_tiny_model(model_type, tmp_path, quantize=quantize))
+
+
+def test_bfloat16_windows(tmp_path: Path) -> None:
+    assert_windows_equal_whole(write_tiny_model("gemma3_text", tmp_path, dtype="bfloat16"))
+
+
+def test_every_verified_architecture_has_a_tiny_model(tmp_path: Path) -> None:
+    covered: set[str] = set()
+    for model_type in MODEL_TYPES:
+        model, _ = load_model(write_tiny_model(model_type, tmp_path / model_type), lazy=True)
+        covered |= architectures(model)
+    assert covered >= VERIFIED, sorted(VERIFIED - covered)
+
+
+def test_tables_name_modules_of_mlx_lm() -> None:
+    modules = {file.stem for file in Path(next(iter(mlx_lm.models.__path__))).glob("*.py")}
+    assert modules >= VERIFIED | REFUSED.keys()
+    assert not VERIFIED & REFUSED.keys()
+
+
+def test_unverified_architectures_need_leave() -> None:
+    class Model:  # as from a file that came with a checkpoint
+        layers: tuple[nn.Module, ...] = ()
+
+    with pytest.raises(UnsupportedModel, match="no test has compared"):
+        check_splittable(Model(), "mine")
+    check_splittable(Model(), "mine", allow_unverified=True)
+
+
+def test_refused_architectures_have_no_leave(tmp_path: Path) -> None:
+    model, _ = load_model(write_tiny_model("talkie", tmp_path), lazy=True)
+    with pytest.raises(UnsupportedModel, match="embedding of the token"):
+        check_splittable(model, "talkie", allow_unverified=True)
+
+
+def test_the_comparison_sees_a_layer_that_reads_token_ids(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="differs"):
+        assert_windows_equal_whole(write_tiny_model("talkie", tmp_path))
