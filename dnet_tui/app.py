@@ -124,7 +124,7 @@ class _Answer:
         return Answering(self._num_tokens, first_s - self._started_s, rate)
 
 
-class DnetApp(App[None]):
+class DnetApp(App[None], inherit_bindings=False):
     """The screen over one cluster, which `open_cluster` starts once the first frame is painted."""
 
     CSS_PATH = "styles/app.tcss"
@@ -139,6 +139,7 @@ class DnetApp(App[None]):
         Binding("ctrl+r", "regenerate", "Again", id="chat.again", tooltip="Answer the last question again"),
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
         Binding("f1", "help", "Help", id="app.help", key_display="F1", tooltip="Show every key"),
+        Binding("ctrl+c", "help_quit", "Copy", show=False, id="app.copy", tooltip="Copy the selected text"),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, tooltip="Stop the shards and quit"),
     ]  # fmt: skip
 
@@ -236,14 +237,13 @@ class DnetApp(App[None]):
         if cluster is None:
             return
         self._is_loading = True
-        self._chat.problem = None
         self._seen = prepare(self._seen, self._model)
         self._view_pace.ask()
         try:
             loaded = await cluster.load(self._model)
         except DnetError as error:
-            self._note(LoadFailed(self._model, str(error)))
             self._refuse(str(error))
+            self._note(LoadFailed(self._model, str(error)))
         else:
             if self._seen.plan != loaded.plan or isinstance(self._seen.model, Loading):
                 self._note(ModelLoaded(loaded.plan, 0.0))
@@ -253,12 +253,10 @@ class DnetApp(App[None]):
             self._is_loading = False
 
     def _refuse(self, message: str) -> None:
-        """Say in the chat that there is no model; a waiting message becomes the turn that failed."""
+        """Say that there is no model in the turn that waits for it, if there is one."""
         waiting = self._waiting
         if waiting is not None:
             self.turns = (*self.turns[:-1], replace(waiting, phase=Failed(message, 0)))
-        else:
-            self._chat.problem = message
 
     # --- the conversation -------------------------------------------------------------------------------
 
@@ -332,6 +330,7 @@ class DnetApp(App[None]):
 
     def watch_view(self, view: ClusterView) -> None:
         self._status.view = self._strip.view = self._devices.view = view
+        self._show_problem()
         self._sync_ticker()
 
     def _show_answer(self) -> None:
@@ -343,6 +342,13 @@ class DnetApp(App[None]):
 
     def watch_turns(self, turns: tuple[Turn, ...]) -> None:
         self._chat.turns = turns
+        self._show_problem()
+
+    def _show_problem(self) -> None:
+        """Say in the chat why nothing can be asked, unless the last turn says it already."""
+        problem = self.view.model.message if isinstance(self.view.model, Unusable) else None
+        told = self.turns[-1].phase if self.turns else None
+        self._chat.problem = None if isinstance(told, Failed) and told.message == problem else problem
 
     def _sync_ticker(self) -> None:
         """Let the spinner turn only while something is going on: an idle screen draws nothing."""

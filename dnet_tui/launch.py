@@ -23,7 +23,8 @@ def run_app(options: argparse.Namespace, settings: ChatSettings, log: Path) -> t
     async def open_cluster() -> AsyncIterator[Cluster]:
         # Importing gRPC and the tokenizers takes most of a second: beside the screen, not before it.
         module = await asyncio.to_thread(import_module, "dnet_core.coordinator")
-        async with module.Coordinator(local_shards=local_shards, peers=tuple(options.peer)) as coordinator:
+        static = {"peers": tuple(options.peer)} if options.peer else {}
+        async with module.Coordinator(local_shards=local_shards, **static) as coordinator:
             yield coordinator
 
     app = DnetApp(open_cluster, options.model, settings, help_notes=f"Log: {log}")

@@ -157,6 +157,8 @@ def _run(options: argparse.Namespace, settings: ChatSettings) -> int:
         _fail(f"cannot write the log {log}: {error.strerror}")
     if fatal is not None:
         _fail(fatal)
+    if code:
+        _fail(f"ended by a mistake of its own; the log has the details: {log}")
     return code
 
 

@@ -108,8 +108,10 @@ class ClusterView:
 
     devices: tuple[Device, ...] = ()
     model: ModelState = NoModel()
-    sessions: frozenset[str] = frozenset()
-    laps: tuple[LapMeasured, ...] = field(default=())
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    """The sessions that run, each with the number of its prompt tokens."""
+    laps: tuple[LapMeasured, ...] = ()
+    """The newest laps of one token each; those that read a prompt carry many and would blur the means."""
 
     @property
     def plan(self) -> RingPlan | None:
@@ -162,13 +164,16 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
         case LoadFailed(model=model, message=message):
             return replace(view, model=Unusable(model, message), laps=())
         case ModelUnloaded():
-            return replace(view, model=NoModel(), laps=())
-        case SessionStarted(session=session):
-            return replace(view, sessions=view.sessions | {session})
-        case LapMeasured():
+            known = isinstance(view.model, Loading | Ready)  # else a new load or a failure says more
+            return replace(view, model=NoModel() if known else view.model, laps=())
+        case SessionStarted(session=session, prompt_tokens=prompt_tokens):
+            return replace(view, sessions={**view.sessions, session: prompt_tokens})
+        case LapMeasured(session=session, position=position):
+            if position <= view.sessions.get(session, 0):
+                return view
             return replace(view, laps=(*view.laps, event)[-NUM_RECENT_LAPS:])
         case SessionEnded(session=session):
-            return replace(view, sessions=view.sessions - {session})
+            return replace(view, sessions={k: v for k, v in view.sessions.items() if k != session})
         case _:
             assert_never(event)
 

@@ -245,8 +245,8 @@ class FakeCoordinator:
                 yield PromptProgress(done, self._prompt_tokens, self._stages())
             for text in answer.tokens:
                 await self._pause(0.09)
-                sent += 1
                 stages, position = self._stages(), self._prompt_tokens + sent
+                sent += 1
                 self.tell(LapMeasured(session, position, stages))
                 yield TokenText(text, 1000 + sent, position, None, (), stages)
             await self._pause(0.09)

@@ -45,11 +45,11 @@ class StatusLine(Widget):
         spinner = SPINNER[self.spin % len(SPINNER)]
         match self.view.model:
             case NoModel():
-                step = "" if self.view.devices else f"{spinner} starting the ring"
-            case Preparing():
-                step = f"{spinner} preparing" if self.view.here else f"{spinner} starting the ring"
-            case Fetching(done_bytes=done, total_bytes=total):
+                step = "" if self.view.devices else f"{spinner} starting the shards"
+            case Fetching(done_bytes=done, total_bytes=total) if done < total:
                 step = f"{spinner} fetching {progress_bytes_text(done, total)}"
+            case Preparing() | Fetching():
+                step = f"{spinner} preparing" if self.view.here else f"{spinner} starting the shards"
             case Loading() as loading:
                 told = loading.total_bytes
                 amount = f" {progress_bytes_text(loading.done_bytes, told)}" if told else ""
