@@ -77,16 +77,12 @@ class Coordinator:
         *,
         local_shards: int = 1,
         cluster: str = "default",
-        rounds: int = 1,
         context_tokens: int | None = None,
-        chunk_tokens: int | None = None,
     ) -> None:
-        """`context_tokens` None: the model's own, at most 8192; `chunk_tokens` None: by backend."""
+        """`context_tokens` None: the model's own, at most 8192."""
         self._num_local = local_shards
         self._cluster = cluster
-        self._rounds = rounds
         self._context_tokens = context_tokens
-        self._chunk_tokens = chunk_tokens
         self._tasks = TaskScope()
         self._subscribers: set[asyncio.Queue[Event]] = set()
         self._peers: dict[str, Peer] = {}
@@ -161,10 +157,14 @@ class Coordinator:
         if self._peers.pop(name, None) is not None:
             self._emit(PeerLeft(name, reason))
 
-    async def _ready_peers(self) -> tuple[Peer, ...]:
+    async def wait_for_local_shards(self) -> None:
+        """Return when the local shards answer. Raises StartError when one does not start."""
         await self._locals_started.wait()
         if self._start_failure is not None:
             raise self._start_failure
+
+    async def _ready_peers(self) -> tuple[Peer, ...]:
+        await self.wait_for_local_shards()
         if not self._peers:
             raise NotReady("no device is there: start dnet-shard on one, or leave out --no-local-shard")
         return self.peers
@@ -175,10 +175,14 @@ class Coordinator:
     def loaded(self) -> LoadedModel | None:
         return self._ring.loaded if self._ring else None
 
-    async def load(self, model: str) -> LoadedModel:
+    async def load(
+        self, model: str, plan: RingPlan | None = None, chunk_tokens: int | None = None
+    ) -> LoadedModel:
         """Fetch `model` if need be, split it over the devices and load it; progress is told as events.
 
-        What was loaded before is unloaded. Cancelling the wait cancels the load on every shard.
+        `plan` says where its layers go (None: the same number everywhere); `chunk_tokens` how much of a
+        prompt travels in one frame (None: by backend). What was loaded before is unloaded. Cancelling the
+        wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
         """
         if self._changing.locked():
@@ -187,19 +191,22 @@ class Coordinator:
             await self._drop()
             begun = time.monotonic()
             try:
-                loaded = await self._load(_canonical(model))
+                loaded = await self._load(_canonical(model), plan, chunk_tokens)
             except DnetError as error:
                 self._emit(LoadFailed(model, str(error)))
                 raise
             self._emit(ModelLoaded(loaded.plan, time.monotonic() - begun))
             return loaded
 
-    async def _load(self, model: str) -> LoadedModel:
+    async def _load(self, model: str, plan: RingPlan | None, chunk_tokens: int | None) -> LoadedModel:
         directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
         checkpoint = read_checkpoint(directory)
         tokenizer = Tokenizer.load(directory)
         peers = await self._ready_peers()
-        plan = self._plan(model, checkpoint, peers)
+        plan = plan or self._plan(model, checkpoint, peers)
+        missing = {a.peer for a in plan.assignments} - self._peers.keys()
+        if missing:
+            raise NotReady(f"the plan needs {', '.join(sorted(missing))}, which is not there")
         self._emit(LoadStarted(plan))
         async with AsyncExitStack() as stack:
             shards = {
@@ -210,7 +217,7 @@ class Coordinator:
                 for a in plan.assignments
             }
             await self._load_shards(plan, shards, checkpoint)
-            chunk_tokens = self._chunk_tokens or await _chunk_tokens(tuple(shards.values()))
+            chunk_tokens = chunk_tokens or await _chunk_tokens(tuple(shards.values()))
             path = tuple(shards[a.peer] for a in plan.assignments)
             driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
             held = await Held.open(self._tasks, _with_channels(driving, stack.pop_all()))
@@ -225,7 +232,7 @@ class Coordinator:
         context = min(self._context_tokens or DEFAULT_CONTEXT_TOKENS, own or DEFAULT_CONTEXT_TOKENS)
         names = tuple(peer.name for peer in peers)
         try:
-            return split_evenly(model, num_layers, names, self._rounds, context)
+            return split_evenly(model, num_layers, names, 1, context)
         except ValueError as error:
             raise InfeasiblePlan(f"'{model}' cannot be placed: {error}", {}) from error
 
@@ -236,7 +243,7 @@ class Coordinator:
         loading = asyncio.gather(*(self._load_shard(shards[name], orders[name]) for name in shards))
         try:
             prints = await loading
-        except BaseException:
+        except BaseException:  # a failure here and a cancel from outside undo the same
             loading.cancel()
             with suppress(asyncio.CancelledError, DnetError):
                 await loading
@@ -329,6 +336,11 @@ class Coordinator:
                 yield event
         finally:
             await stream.aclose()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The loaded model's. Raises NotReady when nothing is loaded."""
+        return self._driver().tokenizer
 
     def _driver(self) -> Driver:
         if self._ring is None:

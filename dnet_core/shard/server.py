@@ -126,6 +126,7 @@ class ShardServer:
                     await self._collect()
 
     async def _load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+        """Fetch, check, read, warm, connect: each step tells its progress."""
         found: list[Path] = []
         async for report in self._fetch(order.model, found):
             yield report
@@ -136,6 +137,7 @@ class ShardServer:
                 f"'{order.model}' has {model.num_layers} layers on {self.identity.name}, but the plan has"
                 f" {order.num_layers}: the two machines have different models under this name"
             )
+        await self._thread.call(partial(model.check_windows, order.windows))
         async for report in self._read(order, model):
             yield report
         outputs = Outputs(

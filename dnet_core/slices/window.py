@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -26,6 +27,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from dnet_core.errors import UnsupportedModel
+from dnet_core.slices.adapters import check_splittable
 from dnet_core.types.ring import LayerWindow
 
 Arrays = tuple[mx.array, ...]
@@ -75,15 +77,9 @@ class WindowedModel:
     """mlx-lm's model object, of which windows `[start, stop)` can be run. Owned by the compute thread."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        """Find the layer list and, by one lazy pass, which cache each layer uses.
-
-        Raises UnsupportedModel when layers do not run once each, in order, with caches of their own.
-        """
         self._model = model
         self._name = name
-        self._owner, self._key = _find_layer_list(model, name)
-        self.layers: list[nn.Module] = self._owner[self._key]
-        self._uses = self._observe()
+        self.layers: list[nn.Module] = list(model.layers)
         self._entering: Any = None
         self._leaving: Any = None
         self._kinds = [_kind(c) for c in self.make_cache()]
@@ -98,6 +94,15 @@ class WindowedModel:
         """The model's own caches for one sequence. Layers that never run here leave theirs empty."""
         cache: list[Any] = make_prompt_cache(self._model)
         return cache
+
+    def check_windows(self, windows: tuple[LayerWindow, ...]) -> None:
+        """Raise UnsupportedModel unless these windows are known to compute what the whole model does.
+
+        One window over all layers is the model itself, whatever its architecture.
+        """
+        if any(len(window) < self.num_layers for window in windows):
+            check_splittable(self._model, self._name)
+            assert len(self._uses) == self.num_layers
 
     def slots(self, window: LayerWindow) -> tuple[int, ...]:
         """Indices into the cache list that belong to the layers of `window`."""
@@ -116,9 +121,7 @@ class WindowedModel:
         """
         assert window.start > 0, f"{window} begins with the embedding: it takes token ids"
         batch, num_tokens = received[0].shape[:2]
-        ids = mx.zeros(
-            (batch, num_tokens), mx.int32
-        )  # only its shape is used: the embedding is never computed
+        ids = mx.zeros((batch, num_tokens), mx.int32)  # for its shape: the embedding is never computed
         before = self._uses[window.start - 1]
         return self._forward(window, ids, received if before.returns_tuple else received[0], cache)
 
@@ -127,13 +130,17 @@ class WindowedModel:
         return self._uses[window.start - 1].blank()
 
     def _forward(self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any]) -> Arrays:
+        if len(window) == self.num_layers:
+            return (self._model(ids, cache=cache),)
         self._entering = entering
-        self._owner[self._key] = self._stand_ins(window)
+        owner, key = self._layer_list
+        own_list = owner[key]
+        owner[key] = self._stand_ins(window)
         try:
             logits = self._model(ids, cache=self._cache_for(window, cache))
             leaving = self._leaving
         finally:
-            self._owner[self._key] = self.layers
+            owner[key] = own_list
             self._entering = self._leaving = None
         if window.stop == self.num_layers:
             return (logits,)
@@ -167,8 +174,16 @@ class WindowedModel:
             self._sources[window] = sources
         return [cache[slot] for slot in sources]
 
-    def _observe(self) -> tuple[_LayerUse, ...]:
-        """Pass one token through the whole model, lazily, and note what each layer is given and returns."""
+    @cached_property
+    def _layer_list(self) -> tuple[dict[str, Any], str]:
+        return _find_layer_list(self._model, self._name)
+
+    @cached_property
+    def _uses(self) -> tuple[_LayerUse, ...]:
+        """Pass one token through the whole model, lazily, and note what each layer is given and returns.
+
+        Raises UnsupportedModel when layers do not run once each, in order, with caches of their own.
+        """
         cache = self.make_cache()
         slot_of = {id(c): slot for slot, c in enumerate(cache)}
         order: list[int] = []
@@ -188,11 +203,13 @@ class WindowedModel:
 
             return saw
 
-        self._owner[self._key] = [_Observer(layer, watch(i)) for i, layer in enumerate(self.layers)]
+        owner, key = self._layer_list
+        own_list = owner[key]
+        owner[key] = [_Observer(layer, watch(i)) for i, layer in enumerate(self.layers)]
         try:
             self._model(mx.zeros((1, 1), mx.int32), cache=cache)
         finally:
-            self._owner[self._key] = self.layers
+            owner[key] = own_list
         if order != list(range(self.num_layers)):
             raise UnsupportedModel(self._name, "its layers do not run exactly once each, in order")
         claimed = [slot for use in uses.values() for slot in use.slots]

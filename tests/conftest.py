@@ -1,0 +1,47 @@
+"""Every test keeps its files in a folder of its own, and rings of processes are shared where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from dnet_core.coordinator import Coordinator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches, settings and logs of the whole run; the sample model is imported once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+class Rings:
+    """Coordinators by number of local shards, started when first asked for and kept for the session."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._by_size: dict[int, Coordinator] = {}
+
+    async def __call__(self, shards: int) -> Coordinator:
+        if shards not in self._by_size:
+            coordinator = Coordinator(local_shards=shards)
+            self._by_size[shards] = await self._stack.enter_async_context(coordinator)
+            await coordinator.wait_for_local_shards()
+        return self._by_size[shards]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rings() -> AsyncIterator[Rings]:
+    async with AsyncExitStack() as stack:
+        yield Rings(stack)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests of this session put the models that they make."""
+    return tmp_path_factory.mktemp("models")

@@ -1,0 +1,84 @@
+"""What tests of a ring share: a real ring of real processes, and mlx-lm in one process to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import load_model
+
+from dnet_core.coordinator import Coordinator
+from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.transport.control import ShardStatus
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.grpc_link import open_channel
+from dnet_core.types.devices import Peer
+from dnet_core.types.generation import SamplingParams, TokenText
+from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
+
+
+def reference_tokens(model: Path, prompt: Sequence[int], count: int, chunk_tokens: int) -> list[int]:
+    """Greedy tokens of mlx-lm's own loop in this process, up to and with the first end of sequence."""
+    loaded, _ = load_model(model)
+    eos = Tokenizer.load(model).eos_token_ids
+    tokens: list[int] = []
+    for token, _ in generate_step(
+        mx.array(list(prompt)), loaded, max_tokens=count, prefill_step_size=chunk_tokens
+    ):
+        tokens.append(int(token))
+        if token in eos:
+            break
+    return tokens
+
+
+def ring_plan(
+    model: Path | str, peers: Sequence[Peer], boundaries: Sequence[int], rounds: int = 1
+) -> RingPlan:
+    """A resident plan with windows that end at `boundaries`, dealt round the peers `rounds` times."""
+    names = [peer.name for peer in peers]
+    assert len(boundaries) <= len(names) * rounds
+    windows: dict[str, list[LayerWindow]] = {name: [] for name in names}
+    for slot, (start, stop) in enumerate(pairwise((0, *boundaries))):
+        windows[names[slot % len(names)]].append(LayerWindow(start, stop))
+    used = {name: tuple(found) for name, found in windows.items() if found}
+    return RingPlan(
+        model=str(model),
+        num_layers=boundaries[-1],
+        rounds=max(len(found) for found in used.values()),
+        context_tokens=512,
+        kv_bits=16,
+        assignments=tuple(Assignment(name, found, (), 0) for name, found in used.items()),
+    )
+
+
+async def ring_tokens(
+    coordinator: Coordinator, prompt: Sequence[int], sampling: SamplingParams
+) -> list[TokenText]:
+    """The tokens that the ring answers to `prompt`."""
+    return [
+        event
+        async for event in coordinator.generate_from(tuple(prompt), sampling)
+        if isinstance(event, TokenText)
+    ]
+
+
+async def statuses(coordinator: Coordinator) -> list[ShardStatus]:
+    """What every shard says of itself now."""
+    found = []
+    for peer in coordinator.peers:
+        async with open_channel(peer.target, None) as channel:
+            found.append(await ShardClient(peer.name, channel).describe())
+    return found
+
+
+async def until_idle(coordinator: Coordinator) -> list[ShardStatus]:
+    """Wait until no shard has a session (at most the test's own timeout)."""
+    while True:
+        found = await statuses(coordinator)
+        if not any(status.sessions for status in found):
+            return found
+        await asyncio.sleep(0.01)
