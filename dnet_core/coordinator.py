@@ -175,6 +175,11 @@ class Coordinator:
     def loaded(self) -> LoadedModel | None:
         return self._ring.loaded if self._ring else None
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether a model is being loaded or unloaded right now."""
+        return self._changing.locked()
+
     async def load(
         self, model: str, plan: RingPlan | None = None, chunk_tokens: int | None = None
     ) -> LoadedModel:
