@@ -14,9 +14,7 @@ from uuid import uuid4
 from dnet_core.types.devices import Medium, PeerAddress, ThunderboltPort
 
 MAX_TXT_VALUE_BYTES = 200  # one TXT string is at most 255 bytes, key included
-MAX_NAME_BYTES = (
-    60  # to be announced: a DNS label is at most 63 bytes; leaves room for "-2" when a name is taken
-)
+MAX_NAME_BYTES = 50  # to be announced: a DNS label has at most 63, and a part of the id is in it too
 MAX_THUNDERBOLT_PORTS = 16
 MAX_CONNECTED = 4  # per port: five uuids of 36 characters fit one TXT string
 

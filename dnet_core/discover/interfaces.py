@@ -107,7 +107,10 @@ async def resolve(host: str) -> str | None:
 
 async def read_network() -> Network:
     """Look at the interfaces of this host."""
-    up = _hosts_by_interface()
+    return await _named_media(_hosts_by_interface())
+
+
+async def _named_media(up: dict[str, tuple[str, ...]]) -> Network:
     ports = await _hardware_ports() if sys.platform == "darwin" else {}
     return Network(
         tuple(Interface(name, _medium(name, hosts, ports), hosts) for name, hosts in sorted(up.items()))
@@ -125,7 +128,7 @@ async def network_changes(
     while True:
         seen = _hosts_by_interface()
         ahead_s = clock() - time.monotonic()
-        yield await read_network()
+        yield await _named_media(seen)
         while (  # noqa: ASYNC110 - nothing to wait for: see above
             _hosts_by_interface() == seen and clock() - time.monotonic() - ahead_s < WAKE_GAP_S
         ):

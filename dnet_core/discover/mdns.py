@@ -34,11 +34,11 @@ from dnet_core.discover.interfaces import Network, network_changes
 from dnet_core.discover.pace import PACE, Pace
 from dnet_core.discover.thunderbolt import read_thunderbolt
 from dnet_core.errors import StartError
-from dnet_core.types.devices import ThunderboltPort
 
 SERVICE_TYPE = "_dnet_p2p._tcp.local."
-NAMES_ARE_HEARD_S = 1.1
-"""How long answers to the question take at most: a responder may wait a second before it repeats itself."""
+NAMES_ARE_HEARD_S = 1.5
+"""How long answers to the question take at most: a responder that has just spoken waits a second before it
+repeats itself, and up to 0.32 s more to gather answers (RFC 6762, section 6)."""
 
 MAX_INSTANCES = 256
 """Shards that are followed at once; a flood of invented ones must not fill the memory."""
@@ -54,7 +54,7 @@ class Advertisement:
         async with Advertisement(announcement) as advertisement:
             ...  # advertisement.name is the name it got: "studio-2" when "studio" was taken
 
-    Opening waits until the name is certain (about 1.6 s), or until it is clear that there is no multicast
+    Opening waits until the name is certain (about 2 s), or until it is clear that there is no multicast
     now; then it announces as soon as there is. Owned by the task that opens it. Raises StartError when the
     name is too long for DNS.
     """
@@ -107,19 +107,21 @@ class Advertisement:
         networks = self._networks()
         async for network in networks:
             self._set_addresses(network)
-            opened = _open(network)
+            opened = _open()
             if opened is None:
                 self._named.set()
                 continue
             async with opened as zeroconf:
+                await _join(zeroconf, network)
                 await self._register(zeroconf)
                 self._named.set()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._add_thunderbolt(zeroconf))
+                    group.create_task(self._update_thunderbolt(zeroconf))
                     async for changed in networks:
                         self._set_addresses(changed)
+                        await _join(zeroconf, changed)
                         await self._update(zeroconf)
-                        await _rejoin(zeroconf, changed)
+                        group.create_task(self._update_thunderbolt(zeroconf))
 
     def _set_addresses(self, network: Network) -> None:
         self._announcement = replace(self._announcement, addresses=network.announced)
@@ -134,8 +136,9 @@ class Advertisement:
         await zeroconf.zeroconf.async_wait_for_start()
         heard = _Heard()
         zeroconf.zeroconf.async_add_listener(heard, None)
-        zeroconf.zeroconf.async_send(_question())
-        await asyncio.sleep(NAMES_ARE_HEARD_S)
+        for _ in range(2):  # Wi-Fi loses multicast now and then
+            zeroconf.zeroconf.async_send(_question())
+            await asyncio.sleep(NAMES_ARE_HEARD_S / 2)
         others = self._others(zeroconf, heard)
         self._rename(others)
         # Not strict: the underscore in the service type is older than the rule against it.
@@ -175,10 +178,13 @@ class Advertisement:
     async def _update(self, zeroconf: AsyncZeroconf) -> None:
         await (await zeroconf.async_update_service(self._info()))
 
-    async def _add_thunderbolt(self, zeroconf: AsyncZeroconf) -> None:
-        """Reading the ports takes a second on a Mac, so the shard is announced before they are known."""
-        ports: tuple[ThunderboltPort, ...] = await read_thunderbolt()
-        if ports:
+    async def _update_thunderbolt(self, zeroconf: AsyncZeroconf) -> None:
+        """Announce the ports once they are known: asking a Mac for them takes a second.
+
+        A cable that is plugged in gives its bridge an address, which is a change of the network.
+        """
+        ports = await read_thunderbolt()
+        if ports != self._announcement.thunderbolt:
             self._announcement = replace(self._announcement, thunderbolt=ports)
             await self._update(zeroconf)
 
@@ -218,19 +224,25 @@ def _read(zeroconf: Zeroconf, instance: str) -> Announcement | None:
         return None
 
 
-def _open(network: Network) -> AsyncZeroconf | None:
-    """Open multicast sockets on every IPv4 address; None when that cannot be done on this network."""
+def _open() -> AsyncZeroconf | None:
+    """Open the multicast port, on no address yet; None when that cannot be done."""
     try:
-        return AsyncZeroconf(interfaces=list(network.ipv4_hosts))
+        return AsyncZeroconf(interfaces=[])
     except OSError as error:
         _log.warning("multicast DNS is not available: %s (shards can still be named with --peer)", error)
         return None
 
 
-async def _rejoin(zeroconf: AsyncZeroconf, network: Network) -> None:
-    """Leave and join the multicast group on every address: after sleep the kernel may have forgotten."""
+async def _join(zeroconf: AsyncZeroconf, network: Network) -> None:
+    """Join the multicast group on every IPv4 address, anew: after sleep the kernel may have forgotten.
+
+    An address may be gone again by now; then this network is history, and the next one is about to be told.
+    """
     await zeroconf.async_update_interfaces(interfaces=[])
-    await zeroconf.async_update_interfaces(interfaces=list(network.ipv4_hosts))
+    try:
+        await zeroconf.async_update_interfaces(interfaces=list(network.ipv4_hosts))
+    except OSError as error:
+        _log.info("an interface went away while it was joined: %s", error)
 
 
 Report = Callable[[str, Announcement | None, str], Awaitable[None]]
@@ -251,14 +263,15 @@ async def browse(
     """
     changes = networks() if networks is not None else network_changes(pace.network_poll_s)
     async for network in changes:
-        opened = _open(network)
+        opened = _open()
         if opened is None:
             continue
         async with opened as zeroconf, asyncio.TaskGroup() as group:
+            await _join(zeroconf, network)
             browser = _Browser(zeroconf.zeroconf, cluster, report, answers, pace)
             group.create_task(browser.run())
             async for changed in changes:
-                await _rejoin(zeroconf, changed)
+                await _join(zeroconf, changed)
 
 
 class _Heard(RecordUpdateListener):
@@ -319,11 +332,12 @@ class _Browser:
             if loop.time() >= ask_at_s:
                 self._zeroconf.async_send(_question(self._unresolved))
                 ask_at_s = loop.time() + self._pace.probe_s
+            silent_at_s = [heard_at_s + self._pace.lost_after_s for heard_at_s in self._heard.at_s.values()]
             try:
-                async with asyncio.timeout_at(ask_at_s):
+                async with asyncio.timeout_at(min([ask_at_s, *silent_at_s])):
                     await self._heard.news.wait()
             except TimeoutError:
-                pass  # nothing was heard: time to look who is silent, and to ask again
+                pass  # time to ask again, or to see who is silent
             self._heard.news.clear()
             await self._compare()
 

@@ -21,7 +21,7 @@ class Pace:
 
     @property
     def vanish_s(self) -> float:
-        """Upper bound: silence, the next look at the clock, and one last unicast question."""
+        """Upper bound: silence and one last unicast question; `probe_s` more for a busy machine."""
         return self.lost_after_s + self.probe_s + self.answer_s
 
     @property
