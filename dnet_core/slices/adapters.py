@@ -16,7 +16,7 @@ import mlx.nn as nn
 from dnet_core.errors import UnsupportedModel
 
 _VERIFIED = """
-Klear afmoe apertus bailing_moe bailing_moe_v3 cohere cohere2 dbrx deepseek deepseek_v2 deepseek_v3
+Klear afmoe apertus bailing_moe bailing_moe_v3 cohere cohere2 deepseek deepseek_v2 deepseek_v3
 deepseek_v32 dots1 ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe falcon_h1 gear gemma gemma2 gemma3
 gemma3_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite
 granitemoe granitemoehybrid helium hunyuan_v1_dense internlm2 internlm3 jamba kimi_k25 kimi_linear kimi_vl
@@ -32,6 +32,7 @@ VERIFIED = frozenset(_VERIFIED.split())
 
 REFUSED = {
     "afm7": "its last layers attend to the keys and values of an earlier layer",
+    "dbrx": "it picks its experts in Python, which reads the weights of every layer it passes",
     "deepseek_v41": "its layers share keys, values and an index through one table",
     "gemma3n": "its last layers share the KV cache of earlier ones, and every layer reads the token ids",
     "iquestloopcoder": "its layers run twice per token, the second time on the first loop's keys and values",
