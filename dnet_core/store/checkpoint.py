@@ -14,11 +14,21 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnet_core.errors import LoadError
+from dnet_core.types.checkpoints import Checkpoint, TensorRecord
+
+__all__ = [
+    "Checkpoint",
+    "TensorRecord",
+    "build_checkpoint",
+    "header_bytes_of",
+    "parse_header",
+    "parse_index",
+    "read_checkpoint",
+]
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
@@ -48,45 +58,6 @@ DTYPE_BITS: Mapping[str, int] = {
 # JSON has no infinities; transformers writes them as {"__float__": "Infinity"}.
 _TAGGED_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _AGAIN = "fetch or copy the model again"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """One tensor: bytes `[start, stop)` of `file`, counted from the start of the file."""
-
-    file: str
-    dtype: str  # as safetensors names it: "F32", "BF16", "U32", ...
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model's config and all its tensors by name.
-
-    `directory` is None when only the headers were fetched. `fingerprint` is equal for equal models,
-    wherever they lie: config, tensors, and file sizes go into it (not the weights themselves).
-    """
-
-    model: str
-    directory: Path | None
-    config: dict[str, Any]
-    tensors: dict[str, TensorRecord]
-    file_bytes: dict[str, int]
-    fingerprint: str
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config["model_type"])
-
-    @property
-    def weight_bytes(self) -> int:
-        return sum(tensor.num_bytes for tensor in self.tensors.values())
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
