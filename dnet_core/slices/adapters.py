@@ -58,7 +58,7 @@ def check_splittable(model: nn.Module, name: str, *, allow_unverified: bool = Fa
             raise UnsupportedModel(
                 name,
                 f"no test has compared a split {architecture} with the whole model, so its answers might be"
-                " wrong; run it on one device, or allow unverified architectures in the settings",
+                " wrong; run it on one device",
             )
 
 
