@@ -1,1 +1,1 @@
-"""The terminal application of dnet: one screen over one `dnet_core.coordinator.Coordinator`."""
+"""The terminal application of dnet: one screen over one coordinator."""

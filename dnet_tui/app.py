@@ -134,7 +134,7 @@ class DnetApp(App[None], inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "escape", "Stop", id="chat.stop",
-                tooltip="Stop the answer; else take a waiting message back; else go to the prompt"),
+                tooltip="Stop the answer, take a waiting message back, go to the prompt"),
         Binding("ctrl+n", "new_chat", "New chat", id="chat.new", tooltip="Start a new conversation"),
         Binding("ctrl+r", "regenerate", "Again", id="chat.again", tooltip="Answer the last question again"),
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
@@ -181,7 +181,7 @@ class DnetApp(App[None], inherit_bindings=False):
     def compose(self) -> ComposeResult:
         yield self._status
         yield self._strip
-        yield Static("More room, please: the ring shows from 40x10 on.", id="room")
+        yield Static("Too small: the ring needs 40x10", id="room")
         with Horizontal(id="body"):
             with VerticalScroll(self._devices, id="devices") as side:
                 side.can_focus = False
@@ -422,7 +422,7 @@ class DnetApp(App[None], inherit_bindings=False):
 
     def action_help(self) -> None:
         groups = [
-            ("Everywhere", _own_bindings(DnetApp)),
+            ("Everywhere", [*_own_bindings(DnetApp), _PALETTE]),
             ("In the prompt", [_SEND, *_own_bindings(Prompt), _RECALL]),
             ("In the chat (tab goes there)", _own_bindings(ChatLog)),
         ]
@@ -436,8 +436,9 @@ class DnetApp(App[None], inherit_bindings=False):
         yield SystemCommand("Reload model", f"Load {self._model} again", self._load)
 
 
+_PALETTE = Binding("ctrl+p", "command_palette", "Palette", tooltip="Find a command by name", id="app.palette")
 _SEND = Binding("enter", "send", "Send", id="prompt.send")
-_RECALL = Binding("up", "recall", "Previous message, in an empty prompt", id="prompt.recall")
+_RECALL = Binding("up", "recall", "Previous message (in an empty prompt)", id="prompt.recall")
 
 
 def _own_bindings(owner: type[App[None]] | type[ChatLog] | type[Prompt]) -> list[Binding]:

@@ -42,7 +42,7 @@ class Look:
 
     @property
     def bad(self) -> Style:
-        return Style(color=self.error.rich_color)
+        return Style(color=(self.error.lighten(0.12) if self.dark else self.error).rich_color)
 
     def device(self, index: int) -> Color:
         """The colour of the device with this index in the ring."""

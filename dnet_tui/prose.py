@@ -142,7 +142,7 @@ def _is_painted(strip: Strip) -> bool:
 
 
 def _theme(look: Look) -> Theme:
-    accent = Style(color=look.accent.rich_color)
+    accent = Style(color=(look.accent if look.dark else look.accent.darken(0.25)).rich_color)
     primary = Style(color=look.primary.lighten(0.12).rich_color if look.dark else look.primary.rich_color)
     heading = primary + Style(bold=True)
     return Theme(

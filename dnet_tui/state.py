@@ -101,6 +101,10 @@ class StageSplit:
     network_s: float
     busy: float
 
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.disk_s + self.network_s
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:

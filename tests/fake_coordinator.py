@@ -49,13 +49,13 @@ class Gate:
     def __init__(self) -> None:
         self._go = asyncio.Semaphore(0)
         self._quiet = asyncio.Event()
-        self.is_open = False
+        self.now_s = 0.0
+        """The sum of all pauses that have passed: the clock of a test."""
 
     async def __call__(self, seconds: float) -> None:
-        if self.is_open:
-            return
         self._quiet.set()
         await self._go.acquire()
+        self.now_s += seconds
 
     def rest(self) -> None:
         """What went through the gate has ended."""
@@ -72,11 +72,6 @@ class Gate:
             self._quiet.clear()
             self._go.release()
             await self._quiet.wait()
-
-    def open(self) -> None:
-        """Let everything pass from now on."""
-        self.is_open = True
-        self._go.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +144,7 @@ class FakeCoordinator:
         self.num_loads = 0
         self.closed_after: list[int] = []
         """Tokens sent before the consumer closed the stream, for every stream that was closed early."""
+        self.closed = asyncio.Event()
         self.ended: list[FinishReason] = []
         self.is_open = False
 
@@ -257,6 +253,7 @@ class FakeCoordinator:
         finally:
             if finish is FinishReason.CANCELLED and answer.error is None:
                 self.closed_after.append(sent)
+                self.closed.set()
             self.ended.append(finish)
             self.tell(SessionEnded(session, finish, self._prompt_tokens, sent))
             self.gate.rest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
@@ -35,15 +36,16 @@ class HelpScreen(ModalScreen[None]):
         box.border_subtitle = "esc closes"
         box.focus()
 
-    def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column()
+    def _table(self) -> Group:
+        parts: list[Text | Table] = []
         for title, bindings in self._groups:
-            table.add_row(Text(title, style="bold"), "")
+            table = Table.grid(padding=(0, 1))
+            table.add_column(no_wrap=True, width=20)
+            table.add_column()
             for binding in bindings:
                 table.add_row(f"  {_keys_text(binding.key)}", binding.tooltip or binding.description)
-        return table
+            parts += [Text(title, style="bold"), table]
+        return Group(*parts)
 
 
 def _keys_text(keys: str) -> str:

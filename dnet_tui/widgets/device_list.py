@@ -70,8 +70,7 @@ class _Card:
         self._device: Device | None = next((d for d in view.devices if d.peer.name == name), None)
         self._assignment: Assignment | None = assignment_of(view, name)
         self._split: StageSplit | None = stage_splits(view).get(name)
-        splits = stage_splits(view).values()
-        self._longest_s = max((s.compute_s + s.disk_s + s.network_s for s in splits), default=0.0)
+        self._longest_s = max((split.total_s for split in stage_splits(view).values()), default=0.0)
 
     @property
     def _lost(self) -> str | None:
@@ -84,10 +83,11 @@ class _Card:
             return [*pieces, (f"lost: {self._lost}", self._look.bad)]
         pieces.append((self._windows()[:13].ljust(14), self._look.text))
         if self._split is None:
-            pieces.append((f"{'–':>9}{'–':>7}{'–':>9}{'':>8}{'–':>6}", self._look.dim))
+            pieces.append((f"{'–':>9}{'–':>7}{'–':>9}{'–':>8}{'–':>6}", self._look.dim))
         else:
             s = self._split
-            times = f"{ms_text(s.compute_s):>9}{ms_text(s.disk_s):>7}{ms_text(s.network_s):>9}{'':>8}"
+            times = f"{ms_text(s.compute_s):>9}{ms_text(s.disk_s):>7}{ms_text(s.network_s):>9}"
+            times += f"{ms_text(s.total_s):>8}"
             pieces.append((f"{times}{s.busy:>6.0%}", self._look.text))
         if width >= 100:
             pieces.append((f"  {self._where()}", self._look.dim))
@@ -129,12 +129,10 @@ class _Card:
         if self._split is None or not self._longest_s:
             return [("  no token measured yet", self._look.dim)]
         s = self._split
-        total_s = s.compute_s + s.disk_s + s.network_s
-        ends = [
-            round(cells * part / self._longest_s) for part in (s.compute_s, s.compute_s + s.disk_s, total_s)
-        ]
+        parts = (s.compute_s, s.compute_s + s.disk_s, s.total_s)
+        ends = [round(cells * part / self._longest_s) for part in parts]
         bar = "█" * ends[0] + "▒" * (ends[1] - ends[0]) + "░" * (ends[2] - ends[1])
-        return [("  ", Style()), (bar, self._style), (f" {ms_text(total_s)} ms/tok", self._look.text)]
+        return [("  ", Style()), (bar, self._style), (f" {ms_text(s.total_s)} ms/tok", self._look.text)]
 
     def _times(self) -> str:
         if self._split is None:

@@ -190,7 +190,8 @@ def _colored_cell(left: HalfCell, right: HalfCell, colors: list[Color], look: Lo
                 return " ", Style(bgcolor=color(left).rich_color)
             return "▌", Style(color=color(left).rich_color, bgcolor=color(right).rich_color)
         case Fill.RESIDENT:
-            return "▌", fg(color(left))
+            ground = look.background.blend(color(right), 0.4) if right.fill is Fill.STREAMED else None
+            return "▌", Style(color=color(left).rich_color, bgcolor=ground.rich_color if ground else None)
         case Fill.STREAMED:
             return "▒", fg(color(left))
         case Fill.EMPTY:

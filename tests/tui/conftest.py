@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-import pytest_textual_snapshot
+import pytest_textual_snapshot  # type: ignore[import-untyped]
 from textual.pilot import Pilot
 
 from dnet_tui.app import DnetApp, Timing
@@ -27,20 +27,8 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def make_app(
-    fake: FakeCoordinator, *, clock: Clock | None = None, settings: ChatSettings | None = None
-) -> DnetApp:
-    timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=clock or Clock())
+def make_app(fake: FakeCoordinator, *, settings: ChatSettings | None = None) -> DnetApp:
+    timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=lambda: fake.gate.now_s)
     return DnetApp(lambda: fake, MODEL, settings or ChatSettings(), timing)
 
 
@@ -51,7 +39,6 @@ class Desk:
     app: DnetApp
     fake: FakeCoordinator
     pilot: Pilot[None]
-    clock: Clock
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -101,13 +88,12 @@ async def _open_desk(
     settings: ChatSettings | None = None,
     loaded: bool = True,
 ) -> AsyncIterator[Desk]:
-    clock = Clock()
     fake = fake or FakeCoordinator()
-    app = make_app(fake, clock=clock, settings=settings)
+    app = make_app(fake, settings=settings)
     async with app.run_test(size=size) as pilot:
         await fake.gate.arrive()
         await pilot.pause()
-        desk = Desk(app, fake, pilot, clock)
+        desk = Desk(app, fake, pilot)
         if loaded:
             await desk.load()
         yield desk

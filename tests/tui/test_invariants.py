@@ -1,0 +1,159 @@
+"""What must hold whatever the screen shows."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.binding import Binding
+from textual.dom import DOMNode
+from textual.widget import Widget
+from textual.widgets import Footer
+
+import dnet_core
+import dnet_tui
+from dnet_tui.app import DnetApp, Timing
+from dnet_tui.chat import ChatSettings, Finished
+from dnet_tui.pace import COST_SHARE, Pace
+from tests.fake_coordinator import Answer, FakeCoordinator, words
+from tests.tui.conftest import MODEL, OpenDesk
+
+
+def own_classes() -> list[type[DOMNode]]:
+    modules = [import_module(m.name) for m in pkgutil.walk_packages(dnet_tui.__path__, "dnet_tui.")]
+    return [
+        member
+        for module in modules
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, DOMNode) and member.__module__ == module.__name__
+    ]
+
+
+def test_every_binding_has_an_id_and_a_description() -> None:
+    bindings = [b for owner in own_classes() for b in owner.__dict__.get("BINDINGS", [])]
+    assert len(bindings) > 10
+    for binding in bindings:
+        assert isinstance(binding, Binding), binding
+        assert binding.id, binding
+        assert binding.description, binding
+    ids = [binding.id for binding in bindings]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("focus", ["#prompt", "#chat"])
+async def test_the_footer_fits_80_columns(open_desk: OpenDesk, focus: str) -> None:
+    async with open_desk() as desk:
+        desk.app.query_one(focus).focus()
+        await desk.pilot.pause()
+        footer = desk.app.query_one(Footer)
+        assert len(footer.children) >= 6
+        assert footer.virtual_size.width <= 80
+        rights = [child.region.right for child in footer.children if "-command-palette" not in child.classes]
+        palette = footer.query_one(".-command-palette")
+        assert max(rights) <= palette.region.x, "no key hides behind another"
+
+
+async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real ticker and paces; only the cursor does not blink."""
+    drawn: list[Widget] = []
+    refresh = Widget.refresh
+
+    def noting(widget: Widget, *args: Any, **kwargs: Any) -> Widget:
+        drawn.append(widget)
+        return refresh(widget, *args, **kwargs)
+
+    fake = FakeCoordinator()
+    app = DnetApp(lambda: fake, MODEL, ChatSettings(), Timing(blink=False))
+    async with app.run_test() as pilot:
+        await fake.gate.arrive()
+        await fake.gate.step(5)
+        await pilot.press("h", "i", "enter")
+        while not fake.ended:
+            await fake.gate.step()
+        await asyncio.sleep(0.5)  # the last paced flush
+        assert isinstance(app.turns[0].phase, Finished)
+        monkeypatch.setattr(Widget, "refresh", noting)
+        await asyncio.sleep(2)
+        assert drawn == []
+        await pilot.press("x")
+        assert drawn != [], "the measuring works"
+
+
+def test_the_core_knows_no_screen() -> None:
+    for path in Path(dnet_core.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] in {"textual", "rich", "dnet_tui"}], path
+
+
+def test_the_widgets_know_no_coordinator() -> None:
+    """Only the launcher meets the coordinator; the parts of the screen know values and events."""
+    for path in Path(dnet_tui.__file__).parent.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert ("dnet_core.coordinator" in source) == (path.name == "launch.py"), path
+        if path.parent.name in {"widgets", "screens"}:
+            assert "dnet_tui.cluster" not in source, path
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Timers:
+    """Timers that fire when the test says so."""
+
+    def __init__(self) -> None:
+        self.waits_s: list[float] = []
+        self.callbacks: list[object] = []
+
+    def __call__(self, delay: float, callback: object) -> Timers:
+        self.waits_s.append(delay)
+        self.callbacks.append(callback)
+        return self
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("cost_s", "pause_s"), [(0.0, 0.1), (0.01, 0.1), (0.05, 0.2)])
+def test_drawing_keeps_to_its_share_and_loses_nothing(cost_s: float, pause_s: float) -> None:
+    clock, timers, flushed = Clock(), Timers(), list[float]()
+
+    def flush() -> None:
+        flushed.append(clock.now_s)
+        clock.now_s += cost_s
+
+    pace = Pace(flush, 0.1, clock, timers)  # type: ignore[arg-type]
+    for _ in range(5):
+        pace.ask()
+    assert len(flushed) == 1, "the first at once, the others wait"
+    assert timers.waits_s == [pytest.approx(pause_s - cost_s)], "one timer for all that wait"
+    assert pause_s == max(0.1, COST_SHARE * cost_s)
+    clock.now_s = flushed[0] + pause_s
+    timers.callbacks[0]()  # type: ignore[operator]
+    assert len(flushed) == 2
+
+
+async def test_esc_reaches_the_ring_at_once(open_desk: OpenDesk) -> None:
+    """Within 200 ms, on a screen with a long answer."""
+    long = Answer(words("many words " * 400))
+    async with open_desk(FakeCoordinator(answers=[long])) as desk:
+        await desk.say("A question")
+        await desk.fake.gate.step(100)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        desk.app.action_escape()
+        await desk.fake.closed.wait()
+        assert loop.time() - started < 0.2
+        assert desk.fake.closed_after == [99]

@@ -1,0 +1,120 @@
+"""Streamed Markdown ends as fresh Markdown does, for every kind of document and however it is cut."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from textual.color import Color
+
+from dnet_tui.look import Look
+from dnet_tui.prose import Prose, Renderer, printable
+
+LOOK = Look(
+    dark=True,
+    foreground=Color.parse("#e0e0e0"),
+    background=Color.parse("#121212"),
+    muted=Color.parse("#909090"),
+    primary=Color.parse("#0178d4"),
+    accent=Color.parse("#ffa62b"),
+    success=Color.parse("#4ebf71"),
+    warning=Color.parse("#ffa62b"),
+    error=Color.parse("#ba3c5b"),
+    raised=Color.parse("#222222"),
+)
+RENDERER = Renderer(LOOK)
+
+DOCUMENTS = {
+    "prose": "One *two* **three** `four`\nstill the first paragraph.\n\nThe second, with [a link](http://a.b).\n",
+    "headings": "# One\ntext\n## Two\n\nSetext\n===\n\nnot setext\n--\nend",
+    "list": "Before\n- one\n- two\n  - nested\n  - more\n\n  a paragraph inside\n- three\n\nAfter\n\n"
+    "7. seven\n8. eight\n",
+    "rule or item": "- a\n---x\n- b\n\n---\n\ntext\n***\n- - -\n",
+    "fence": "Look:\n```python\ndef f(x):\n\n    return x\n```\nand\n\n"
+    "    indented\n\n~~~\n``` inside\n~~~\nend\n",
+    "open fence": "```\nnever closed\n\n# not a heading\n",
+    "quote": "> one\n> > deeper\nlazy\n\n> - list\n>   in a quote\n\nend\n",
+    "table": "para\n| a | b |\n|---|--:|\n| 1 | `2` |\n| 3 | **4** |\n\nend | of it\n",
+    "links": "A [late] one and [another][late].\n\n[late]: http://a.b 'title'\n\nuse [late] again\n",
+    "html": "<div>\nshown\n</div>\n\ntext <b>bold</b> <think>hm</think>\n",
+    "wide": "漢字かな交じり文 " * 20 + "\n\n👩‍👩‍👧 emoji é\n",
+    "blank lines": "\n\n\na\n\n\n\nb   \n\n\n",
+    "escapes": "a \x1b[31mred\x07 \u202eback\r\nnext\tline\n",
+}
+
+
+def streamed(text: str, cuts: list[int], width: int) -> list[str]:
+    prose = Prose(RENDERER, width)
+    for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        prose.append(text[start:stop])
+    return [strip.text.rstrip() for strip in prose.strips]
+
+
+def fresh(text: str, width: int) -> list[str]:
+    return streamed(text, [], width)
+
+
+def is_settled_by_its_end(name: str) -> bool:
+    return name != "links"  # a definition reaches back: the app renders an answer once in full at its end
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_split_in_two_ends_the_same(name: str) -> None:
+    text = printable(DOCUMENTS[name])
+    expected = fresh(text, 60)
+    for cut in range(1, len(text)):
+        if is_settled_by_its_end(name):
+            assert streamed(text, [cut], 60) == expected, repr(text[:cut])
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_prefix_of_a_stream_looks_like_the_same_text_at_once(name: str) -> None:
+    if not is_settled_by_its_end(name):
+        return
+    text = printable(DOCUMENTS[name])
+    prose = Prose(RENDERER, 40)
+    for end in range(1, len(text) + 1):
+        prose.append(text[end - 1])
+        assert [s.text.rstrip() for s in prose.strips] == fresh(text[:end], 40), repr(text[:end])
+
+
+def test_random_splits_of_everything_together() -> None:
+    chance = random.Random(11)
+    names = [name for name in DOCUMENTS if is_settled_by_its_end(name)]
+    for _ in range(40):
+        chance.shuffle(names)
+        text = printable("\n\n".join(DOCUMENTS[name] for name in names[:5]))
+        cuts = sorted(chance.sample(range(1, len(text)), 25))
+        assert streamed(text, cuts, 50) == fresh(text, 50), (names[:5], cuts)
+
+
+@pytest.mark.parametrize("width", [1, 8, 11, 33])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_width_breaks_it_and_no_line_is_wider(name: str, width: int) -> None:
+    prose = Prose(RENDERER, width)
+    prose.append(DOCUMENTS[name])
+    nested = name in {"list", "quote", "table", "rule or item"}  # their gutters may not fit 8 cells
+    assert nested or all(strip.cell_length <= max(width, 8) for strip in prose.strips)
+
+
+def test_late_definitions_are_right_when_rendered_at_once() -> None:
+    assert "[late]" not in "\n".join(fresh(DOCUMENTS["links"], 60))
+
+
+def test_only_the_last_block_is_rendered_again() -> None:
+    prose = Prose(RENDERER, 60)
+    prose.append("one\n\ntwo\n\nthree\n\n")
+    settled = prose.strips[: prose.num_settled]
+    assert [strip.text.strip() for strip in settled] == ["one", "", "two"]
+    prose.append("four and five")
+    assert all(a is b for a, b in zip(prose.strips, settled, strict=False))
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    shown = "\n".join(fresh(DOCUMENTS["escapes"], 60))
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "\u202e" not in shown
+    assert "␛[31mred␇" in shown
+    text = RENDERER.text("a\x1b]0;title\x07", LOOK.text, 20)
+    assert all("\x1b" not in strip.text for strip in text)

@@ -1,0 +1,131 @@
+"""The fold from events to the view, and the numbers read off it."""
+
+from __future__ import annotations
+
+import pytest
+
+from dnet_core.events import (
+    FetchProgressed,
+    LapMeasured,
+    LoadFailed,
+    LoadProgressed,
+    LoadStarted,
+    ModelLoaded,
+    ModelUnloaded,
+    PeerJoined,
+    PeerLeft,
+    SessionEnded,
+    SessionStarted,
+)
+from dnet_core.types.generation import FinishReason, StageTime
+from dnet_core.types.ring import Assignment, LayerWindow, RingPlan, split_evenly
+from dnet_tui.state import (
+    NUM_RECENT_LAPS,
+    ClusterView,
+    Fetching,
+    Loading,
+    NoModel,
+    Preparing,
+    Ready,
+    Unusable,
+    fold,
+    letters,
+    loaded_layers,
+    prepare,
+    stage_splits,
+)
+from dnet_tui.units import count_text, layers_text, ms_text, progress_bytes_text, seconds_text
+from tests.fake_coordinator import peer
+
+PLAN = split_evenly("tiny", 8, ("x", "y"), 2, 128)  # x: 0-1 and 4-5, y: 2-3 and 6-7
+
+
+def after(*events: object, view: ClusterView | None = None) -> ClusterView:
+    view = view or ClusterView()
+    for event in events:
+        view = fold(view, event)  # type: ignore[arg-type]
+    return view
+
+
+def test_a_load_goes_through_its_states() -> None:
+    view = prepare(ClusterView(), "tiny")
+    assert view.model == Preparing("tiny")
+    assert after(ModelUnloaded("old"), view=view).model == Preparing("tiny"), "the old one going is no news"
+    view = after(FetchProgressed("tiny", 5, 10), view=view)
+    assert view.model == Fetching("tiny", 5, 10)
+    view = after(LoadStarted(PLAN), LoadProgressed("x", 3, 8), LoadProgressed("y", 8, 8), view=view)
+    assert isinstance(view.model, Loading)
+    assert (view.model.done_bytes, view.model.total_bytes) == (11, 16)
+    view = after(ModelLoaded(PLAN, 1.5), view=view)
+    assert view.model == Ready(PLAN, 1.5)
+    assert after(ModelUnloaded("tiny"), view=view).model == NoModel()
+    failed = after(LoadFailed("tiny", "gone"), ModelUnloaded("tiny"), view=view)
+    assert failed.model == Unusable("tiny", "gone"), "why it failed outlives the unloading that follows"
+
+
+def test_telling_twice_changes_nothing() -> None:
+    events = (PeerJoined(peer("x")), LoadStarted(PLAN), LoadProgressed("x", 3, 8), ModelLoaded(PLAN, 1.0))
+    for event in events:
+        once = after(event)
+        assert fold(once, event) == once
+
+
+def test_layers_fill_in_the_order_in_which_their_device_owns_them() -> None:
+    assert loaded_layers(after(LoadStarted(PLAN)).model) == frozenset()
+    half = after(LoadStarted(PLAN), LoadProgressed("x", 3, 4), LoadProgressed("y", 1, 4))
+    assert loaded_layers(half.model) == {0, 1, 4, 2}
+    assert loaded_layers(after(ModelLoaded(PLAN, 1.0)).model) == set(range(8))
+
+
+def test_letters_follow_the_ring_and_a_lost_device_keeps_its_own() -> None:
+    view = after(PeerJoined(peer("z")), PeerJoined(peer("y")), PeerJoined(peer("x")))
+    assert letters(view) == {"z": "A", "y": "B", "x": "C"}
+    view = after(ModelLoaded(PLAN, 1.0), PeerLeft("y", "asleep"), view=view)
+    assert letters(view) == {"x": "A", "y": "B", "z": "C"}
+    assert view.lost_in_ring == {"y"}
+    assert [device.peer.name for device in view.here] == ["z", "x"]
+    assert after(PeerJoined(peer("y")), view=view).lost_in_ring == frozenset()
+
+
+def stage(name: str, compute_s: float, wire_s: float) -> StageTime:
+    return StageTime(name, queue_s=0.0, compute_s=compute_s, disk_wait_s=0.0, wire_s=wire_s)
+
+
+def test_means_are_per_token_over_both_rounds_and_skip_the_prompt() -> None:
+    lap = (stage("x", 0.010, 0.001), stage("y", 0.004, 0.0), stage("x", 0.020, 0.001), stage("y", 0.004, 0.0))
+    prompt = LapMeasured("s", 10, (stage("x", 9.0, 9.0),))
+    view = after(SessionStarted("s", 10), prompt)
+    assert stage_splits(view) == {}
+    view = after(LapMeasured("s", 11, lap), LapMeasured("s", 12, lap), view=view)
+    splits = stage_splits(view)
+    x = splits["x"]
+    assert (x.compute_s, x.disk_s, x.network_s) == pytest.approx((0.030, 0.0, 0.002))
+    assert x.busy == pytest.approx(0.75)
+    assert splits["y"].total_s == pytest.approx(0.008)
+    ended = after(SessionEnded("s", FinishReason.STOP, 10, 2), view=view)
+    assert ended.sessions == {}
+    assert stage_splits(ended) == splits, "the last known times stay on the screen"
+
+
+def test_only_recent_laps_are_kept() -> None:
+    laps = [LapMeasured("s", position, ()) for position in range(1, 3 * NUM_RECENT_LAPS)]
+    view = after(*laps)
+    assert len(view.laps) == NUM_RECENT_LAPS
+    assert view.laps[-1] == laps[-1]
+
+
+def test_a_plan_with_streamed_layers_is_complete_when_loaded() -> None:
+    plan = RingPlan("m", 4, 1, 128, 16, (Assignment("x", (LayerWindow(0, 4),), (2, 3), 1),))
+    assert loaded_layers(after(ModelLoaded(plan, 1.0)).model) == {0, 1, 2, 3}
+
+
+def test_numbers_are_short_and_have_units() -> None:
+    assert [count_text(n) for n in (0, 999, 1200, 9949, 9950, 41_000, 1_300_000)] == [
+        "0", "999", "1.2k", "9.9k", "10k", "41k", "1.3M"]  # fmt: skip
+    assert progress_bytes_text(0, 0) == "0/0 B"
+    assert progress_bytes_text(31_000_000, 98_000_000) == "31/98 MB"
+    assert progress_bytes_text(300_000_000, 4_500_000_000) == "0.3/4.5 GB"
+    assert [seconds_text(s) for s in (0.42, 0.996, 1.94, 59.6, 75)] == [
+        "0.42 s", "1.0 s", "1.9 s", "60 s", "75 s"]  # fmt: skip
+    assert [ms_text(s) for s in (0.0077, 0.0999, 0.141)] == ["7.7", "99.9", "141"]
+    assert [layers_text(0, 15), layers_text(4, 5)] == ["0–14", "4"]

@@ -1,0 +1,74 @@
+"""The layer strip in letters, for any number of layers in any width."""
+
+from __future__ import annotations
+
+import pytest
+
+from dnet_core.events import LoadProgressed, LoadStarted, ModelLoaded, PeerJoined, PeerLeft
+from dnet_core.types.ring import Assignment, LayerWindow, RingPlan, split_evenly
+from dnet_tui.state import ClusterView, fold
+from dnet_tui.widgets.layer_strip import Fill, half_cells
+from tests.fake_coordinator import FakeCoordinator, peer
+from tests.tui.conftest import OpenDesk
+
+SIZES = [(layers, width) for layers in (16, 32, 61, 94, 126) for width in (60, 78, 118, 198)]
+
+
+def ready(plan: RingPlan) -> ClusterView:
+    view = ClusterView()
+    for assignment in plan.assignments:
+        view = fold(view, PeerJoined(peer(assignment.peer)))
+    return fold(view, ModelLoaded(plan, 1.0))
+
+
+@pytest.mark.parametrize(("layers", "width"), SIZES)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_every_layer_is_there_in_order_and_evenly(layers: int, width: int, rounds: int) -> None:
+    plan = split_evenly("m", layers, ("x", "y", "z"), rounds, 128)
+    halves = half_cells(ready(plan), plan, width)
+    shown = [half.layer for half in halves]
+    assert len(halves) == 2 * width
+    assert shown == sorted(shown)
+    counts = [shown.count(layer) for layer in range(layers)]
+    assert max(counts) - min(counts) <= 1, "no layer is wider than another by more than half a cell"
+    if layers <= 2 * width:
+        assert min(counts) >= 1
+    owners = {layer: "xyz".index(name) for window, name in plan.path for layer in window.layers}
+    assert all(half.owner == owners[half.layer] for half in halves)
+
+
+def test_streamed_loading_and_lost_layers_look_different() -> None:
+    x = Assignment("x", (LayerWindow(0, 4),), (2, 3), 1)
+    y = Assignment("y", (LayerWindow(4, 8),), (), 0)
+    plan = RingPlan("m", 8, 1, 128, 16, (x, y))
+
+    def fills(view: ClusterView) -> str:
+        sign = {Fill.RESIDENT: "r", Fill.STREAMED: "s", Fill.EMPTY: ".", Fill.LOST: "x"}
+        return "".join(sign[half.fill] for half in half_cells(view, plan, 4))
+
+    assert fills(ready(plan)) == "rrssrrrr"
+    loading = fold(fold(ClusterView(), LoadStarted(plan)), LoadProgressed("x", 3, 4))
+    assert fills(loading) == "rrs....."
+    assert fills(fold(ready(plan), PeerLeft("y", "asleep"))) == "rrssxxxx"
+
+
+async def test_without_colour_letters_carry_everything(
+    open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    x = Assignment("x", (LayerWindow(0, 20),), tuple(range(10, 20)), 2)
+    y = Assignment("y", (LayerWindow(20, 30),), (), 0)
+    plan = RingPlan("m", 30, 1, 128, 16, (x, y))
+    fake = FakeCoordinator(devices=("x", "y"), plan=lambda model: plan)
+    async with open_desk(fake, size=(62, 24)) as desk:
+        lines = desk.screen_text().splitlines()
+        assert lines[1].strip() == "A" * 20 + "▒" * 20 + "B" * 20
+        assert lines[2].split() == ["A", "x", "0–19", "(10", "disk)", "B", "y", "20–29"]
+
+
+async def test_the_layer_under_the_mouse_is_named(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        assert await desk.pilot.hover("#strip", offset=(41, 0))
+        assert "L15 · B shard-2 · in memory" in desk.screen_text()
+        await desk.pilot.hover("#chat", offset=(5, 5))
+        assert "A shard-1 0–14" in desk.screen_text()
