@@ -104,9 +104,9 @@ class Runtime:
         cache = self._model.make_cache()
         for window in self._windows.values():
             if window.start == 0:
-                output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache)
+                output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache, 0)
             else:
-                output = self._model.run(window, self._model.blank_input(window), cache)
+                output = self._model.run(window, self._model.blank_input(window), cache, 0)
             mx.eval(output)
 
     def handle(self, arrival: Arrival) -> None:
@@ -153,9 +153,9 @@ class Runtime:
             session.advance(window, turn.position, turn.num_tokens)
             self.steps += 1
             if layer == 0:
-                value = self._model.embed_and_run(window, value[0], session.cache)
+                value = self._model.embed_and_run(window, value[0], session.cache, turn.position)
             else:
-                value = self._model.run(window, value, session.cache)
+                value = self._model.run(window, value, session.cache, turn.position)
             layer = window.stop
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)

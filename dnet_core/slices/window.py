@@ -24,10 +24,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from dnet_core.errors import UnsupportedModel
-from dnet_core.slices.adapters import check_splittable
+from dnet_core.slices.adapters import check_splittable, hands_on_hidden_only
 from dnet_core.types.ring import LayerWindow
 
 Arrays = tuple[mx.array, ...]
@@ -43,6 +44,11 @@ class _StandIn:
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         return self._output()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
+        return type(self._layer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
@@ -60,8 +66,21 @@ class _Observer:
         self._saw((*args, *kwargs.values()), output)
         return output
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
+        return type(self._layer)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """Where an array stands in what a layer returns."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +88,7 @@ class _LayerUse:
     """What one pass through the model showed of one layer."""
 
     slots: tuple[int, ...]  # indices into the cache list that the layer was given
-    returns_tuple: bool
-    blank: Callable[[], Arrays]  # zeros like its output for one token
+    output: Any  # what it returns for one token, with holes for arrays
 
 
 class WindowedModel:
@@ -84,7 +102,8 @@ class WindowedModel:
         self._leaving: Any = None
         self._kinds = [_kind(c) for c in self.make_cache()]
         self._lists: dict[LayerWindow, list[Any]] = {}
-        self._sources: dict[LayerWindow, list[int]] = {}
+        self._sources: dict[LayerWindow, list[int | None]] = {}
+        self._blanks = self.make_cache()
 
     @property
     def num_layers(self) -> int:
@@ -105,16 +124,21 @@ class WindowedModel:
             assert len(self._uses) == self.num_layers
 
     def slots(self, window: LayerWindow) -> tuple[int, ...]:
-        """Indices into the cache list that belong to the layers of `window`."""
-        return tuple(slot for layer in window.layers for slot in self._uses[layer].slots)
+        """Indices into the cache list that belong to `window`: those of its layers, and with the first
+        window those of the embedding.
+        """
+        own = {slot for layer in window.layers for slot in self._uses[layer].slots}
+        if window.start == 0:
+            own |= set(range(len(self._kinds))) - {slot for use in self._uses for slot in use.slots}
+        return tuple(sorted(own))
 
-    def embed_and_run(self, window: LayerWindow, tokens: mx.array, cache: list[Any]) -> Arrays:
-        """Run a first window `[0, stop)` on token ids `[batch, tokens]`."""
+    def embed_and_run(self, window: LayerWindow, tokens: mx.array, cache: list[Any], position: int) -> Arrays:
+        """Run a first window `[0, stop)` on token ids `[batch, tokens]`, the first one at `position`."""
         assert window.start == 0, f"{window} does not begin with the embedding"
-        return self._forward(window, tokens, None, cache)
+        return self._forward(window, tokens, None, cache, position)
 
-    def run(self, window: LayerWindow, received: Arrays, cache: list[Any]) -> Arrays:
-        """Run `window` on the output of the layer before it.
+    def run(self, window: LayerWindow, received: Arrays, cache: list[Any], position: int) -> Arrays:
+        """Run `window` on the output of the layer before it, for the tokens from `position` on.
 
         Both are what the layers hand on, as arrays. When the window ends with the last layer the result is
         one array: the logits `[batch, tokens, vocabulary]`.
@@ -122,14 +146,17 @@ class WindowedModel:
         assert window.start > 0, f"{window} begins with the embedding: it takes token ids"
         batch, num_tokens = received[0].shape[:2]
         ids = mx.zeros((batch, num_tokens), mx.int32)  # for its shape: the embedding is never computed
-        before = self._uses[window.start - 1]
-        return self._forward(window, ids, received if before.returns_tuple else received[0], cache)
+        entering = _fill(self._uses[window.start - 1].output, list(received))
+        return self._forward(window, ids, entering, cache, position)
 
     def blank_input(self, window: LayerWindow) -> Arrays:
         """Zeros of the shapes and dtypes that `window` receives for one token."""
-        return self._uses[window.start - 1].blank()
+        holes = tree_flatten(self._uses[window.start - 1].output)
+        return tuple(mx.zeros(hole.shape, hole.dtype) for _, hole in holes if isinstance(hole, _Hole))
 
-    def _forward(self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any]) -> Arrays:
+    def _forward(
+        self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
+    ) -> Arrays:
         if len(window) == self.num_layers:
             return (self._model(ids, cache=cache),)
         self._entering = entering
@@ -137,14 +164,14 @@ class WindowedModel:
         own_list = owner[key]
         owner[key] = self._stand_ins(window)
         try:
-            logits = self._model(ids, cache=self._cache_for(window, cache))
+            logits = self._model(ids, cache=self._cache_for(window, cache, position))
             leaving = self._leaving
         finally:
             owner[key] = own_list
             self._entering = self._leaving = None
         if window.stop == self.num_layers:
             return (logits,)
-        return tuple(leaving) if self._uses[window.stop - 1].returns_tuple else (leaving,)
+        return _arrays(leaving, self._uses[window.stop - 1].output)
 
     def _stand_ins(self, window: LayerWindow) -> list[Any]:
         found = self._lists.get(window)
@@ -160,19 +187,39 @@ class WindowedModel:
     def _keep(self, _arguments: tuple[Any, ...], output: Any) -> None:
         self._leaving = output
 
-    def _cache_for(self, window: LayerWindow, cache: list[Any]) -> list[Any]:
+    def _cache_for(self, window: LayerWindow, cache: list[Any], position: int) -> list[Any]:
         """`cache`, with the slots of other layers filled by an equal cache of this window.
 
         Models make masks from the cache of one particular layer (often the first). Inside a window all caches
-        of a kind have seen the same tokens, so any of them gives the same mask.
+        of a kind have seen the same tokens, so any of them gives the same mask. Where the window has none of
+        the kind nobody uses the mask, but some models read the position off that cache: a blank one has it.
         """
         sources = self._sources.get(window)
         if sources is None:
             own = self.slots(window)
             like = {self._kinds[slot]: slot for slot in reversed(own)}
-            sources = [s if s in own else like.get(kind, s) for s, kind in enumerate(self._kinds)]
+            sources = [s if s in own else like.get(kind) for s, kind in enumerate(self._kinds)]
             self._sources[window] = sources
-        return [cache[slot] for slot in sources]
+        for blank, source in zip(self._blanks, sources, strict=True):
+            if source is None:
+                _set_position(blank, position)
+        return [
+            blank if source is None else cache[source]
+            for blank, source in zip(self._blanks, sources, strict=True)
+        ]
+
+    def _holes(self, output: Any) -> Any:
+        """The shape of what a layer returned. Raises UnsupportedModel when it cannot travel as arrays."""
+        match output:
+            case mx.array():
+                return _Hole(output.shape, output.dtype)
+            case tuple() | list() if hands_on_hidden_only(self._model):
+                return type(output)([self._holes(output[0]), *(None for _ in output[1:])])
+            case tuple() | list():
+                return type(output)(self._holes(part) for part in output)
+            case None:
+                return None
+        raise UnsupportedModel(self._name, f"its layers hand on a {type(output).__name__}, not only arrays")
 
     @cached_property
     def _layer_list(self) -> tuple[dict[str, Any], str]:
@@ -193,13 +240,7 @@ class WindowedModel:
             def saw(arguments: tuple[Any, ...], output: Any) -> None:
                 order.append(index)
                 slots = tuple(slot_of[id(a)] for a in arguments if id(a) in slot_of)
-                outputs = tuple(output) if isinstance(output, tuple | list) else (output,)
-                shapes = [(array.shape, array.dtype) for array in outputs]
-                uses[index] = _LayerUse(
-                    slots,
-                    isinstance(output, tuple | list),
-                    lambda: tuple(mx.zeros(shape, dtype) for shape, dtype in shapes),
-                )
+                uses[index] = _LayerUse(slots, self._holes(output))
 
             return saw
 
@@ -218,8 +259,32 @@ class WindowedModel:
         return tuple(uses[i] for i in range(self.num_layers))
 
 
+def _arrays(output: Any, shape: Any) -> Arrays:
+    """The arrays of `output` that stand in the holes of `shape`, in order."""
+    if isinstance(shape, _Hole):
+        return (output,)
+    if shape is None:
+        return ()
+    return tuple(array for part, hole in zip(output, shape, strict=True) for array in _arrays(part, hole))
+
+
+def _fill(shape: Any, arrays: list[mx.array]) -> Any:
+    """What a layer would have returned: `shape` with `arrays` in its holes, taken from the front."""
+    if isinstance(shape, _Hole):
+        return arrays.pop(0)
+    return None if shape is None else type(shape)(_fill(part, arrays) for part in shape)
+
+
+def _set_position(cache: Any, position: int) -> None:
+    for part in cache.caches if isinstance(cache, CacheList) else (cache,):
+        if hasattr(part, "offset"):
+            part.offset = position
+
+
 def _kind(cache: Any) -> tuple[Any, ...]:
     """What must be equal for two caches to give the same mask."""
+    if isinstance(cache, CacheList):
+        return (CacheList, *(_kind(part) for part in cache.caches))
     return (type(cache), getattr(cache, "max_size", None), getattr(cache, "chunk_size", None))
 
 
