@@ -31,6 +31,7 @@ class UnknownModel(RequestError):
     def __init__(self, model: str, detail: str) -> None:
         super().__init__(f"model '{model}' was not found: {detail}")
         self.model = model
+        self.detail = detail
 
 
 class UnsupportedModel(RequestError):
@@ -55,11 +56,24 @@ class NotReady(DnetError):
 
 
 class InfeasiblePlan(DnetError):
-    """The model does not fit the devices. `reasons` maps each peer to what it lacks."""
+    """The model does not fit the devices. `reasons` maps each peer to what it lacks.
 
-    def __init__(self, summary: str, reasons: dict[str, str]) -> None:
-        super().__init__("\n".join([summary, *(f"  {peer}: {why}" for peer, why in reasons.items())]))
+    `missing_bytes` is the same in numbers, for the peers that lack memory; `advice` is what would help, one
+    sentence each.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        reasons: dict[str, str],
+        missing_bytes: dict[str, int] | None = None,
+        advice: tuple[str, ...] = (),
+    ) -> None:
+        lines = [summary, *(f"  {peer}: {why}" for peer, why in reasons.items())]
+        super().__init__("\n".join([*lines, *(f"  what would help: {line}" for line in advice)]))
         self.reasons = reasons
+        self.missing_bytes = missing_bytes or {}
+        self.advice = advice
 
 
 class LoadError(DnetError):

@@ -23,7 +23,6 @@ Progress = Callable[[int, int], None]
 """Called with (done_bytes, total_bytes) while a model is brought here."""
 
 _LINE_LIMIT_BYTES = 256 * 1024 * 1024  # one result line carries the headers of a whole model
-_STDERR_TAIL = 4000  # characters of a crashed child's last words that go into the error
 
 
 async def run_child(module: str, args: list[str], environment: Mapping[str, str], progress: Progress) -> Any:
@@ -62,8 +61,9 @@ async def run_child(module: str, args: list[str], environment: Mapping[str, str]
     if "error" in outcome:
         raise _error_from(*outcome["error"])
     if "result" not in outcome:
-        words = last_words.result().decode(errors="replace")[-_STDERR_TAIL:].strip()
-        raise LoadError(f"the helper process {module} ended with code {code}: {words or 'it said nothing'}")
+        words = last_words.result().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(words) if line.strip()), "it said nothing")
+        raise LoadError(f"the helper process {module} ended with code {code}: {last}")
     return outcome["result"]
 
 
@@ -78,7 +78,7 @@ def run_and_tell(work: Callable[[], object]) -> int:
     try:
         tell(result=work())
     except UnknownModel as error:
-        tell(error=["UnknownModel", error.model, str(error)])
+        tell(error=["UnknownModel", error.model, error.detail])
     except UnsupportedModel as error:
         tell(error=["UnsupportedModel", error.model, error.reason])
     except (RequestError, LoadError) as error:
@@ -102,8 +102,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
 def _error_from(kind: str, *parts: str) -> DnetError:
     match kind:
         case "UnknownModel":
-            model, text = parts
-            return UnknownModel(model, text.removeprefix(f"model '{model}' was not found: "))
+            return UnknownModel(*parts)
         case "UnsupportedModel":
             return UnsupportedModel(*parts)
         case "RequestError":

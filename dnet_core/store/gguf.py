@@ -1,11 +1,11 @@
 """GGUF -> an ordinary MLX model directory; runs as a child process: `python -m dnet_core.store.gguf`.
 
-    blk.3.attn_q.weight (Q4_1) --mx.load--> weight, scales, biases --put rows back-->
-    model.layers.3.self_attn.q_proj.{weight,scales,biases}
+    blk.3.attn_q.weight (Q4_1) --groups of 32, rows put back-->
+    model.layers.3.self_attn.q_proj.{weight, scales, biases}
 
-Q4_0, Q4_1 and Q8_0 stay quantised (groups of 32). Other types that MLX reads become floats; types that it
-cannot read, other architectures and unknown tokenizers are refused, never approximated. The directory
-appears by one rename, so that a directory which exists is whole.
+Quantised types stay quantised where MLX has the form (gguf_tensors.py); unknown types, architectures and
+tokenizers are refused, never approximated. One tensor is in memory at a time. The directory appears by one
+rename, so that a directory which exists is whole.
 """
 
 from __future__ import annotations
@@ -19,23 +19,32 @@ import shutil
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from dnet_core.errors import LoadError, UnsupportedModel
 from dnet_core.store.child import run_and_tell, tell
-from dnet_core.store.gguf_header import GGUFHeader, read_gguf_header
+from dnet_core.store.gguf_header import GGUFHeader, GGUFTensor, read_gguf_header
+from dnet_core.store.gguf_tensors import (
+    GROUP_SIZE,
+    TYPES,
+    cast,
+    put_rows_back,
+    tensor_floats,
+    tensor_groups,
+)
 from dnet_core.store.gguf_tokens import write_tokenizer
 from dnet_core.store.imports import ORIGIN_NAME, is_imported, lock_path, origin_of
 
-GROUP_SIZE = 32  # of every GGUF type that stays quantised
 _SPARE_BYTES = 64 * 1024 * 1024  # left free on the disk: the tokenizer, and air for others
-_DTYPE_NAMES = {mx.uint32: "U32", mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
-_TYPE_BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
-_TYPES_AS_FLOATS = ("F32", "F16", "BF16", "Q2_K", "Q4_K", "Q6_K")
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER_NAMES = {
@@ -72,7 +81,7 @@ def convert(source: Path, destination: Path, dtype: str) -> str:
             _remove(partial)  # whoever held the lock before and died left it
             partial.mkdir()
             try:
-                _write_model(source, partial, _dtype(dtype))
+                _write_model(source, partial, dtype)
                 _remove(destination)  # an import of another version or of an older file
                 partial.rename(destination)
             finally:
@@ -86,32 +95,53 @@ def convert(source: Path, destination: Path, dtype: str) -> str:
     return str(destination)
 
 
-def _write_model(source: Path, directory: Path, dtype: mx.Dtype) -> None:
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a GGUF tensor goes: a module and part of mlx-lm's model. `heads` > 0: rows are to be put back."""
+
+    module: str
+    part: str
+    source: GGUFTensor
+    heads: int
+
+    def outputs(self, dtype: str) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, safetensors dtype, shape) of what is written for it."""
+        bits = TYPES[self.source.kind].bits
+        *rows, columns = self.source.shape
+        if bits is None:
+            return [(f"{self.module}.{self.part}", dtype, self.source.shape)]
+        groups = (*rows, columns // GROUP_SIZE)
+        return [
+            (f"{self.module}.weight", "U32", (*rows, columns * bits // 32)),
+            (f"{self.module}.scales", dtype, groups),
+            (f"{self.module}.biases", dtype, groups),
+        ]
+
+
+def _write_model(source: Path, directory: Path, dtype: str) -> None:
     header = read_gguf_header(source)
     config = _config(header)
-    _check_types(header)
+    _check_tensors(header)
     config["eos_token_id"] = write_tokenizer(header, directory)
-    try:
-        tensors = mx.load(str(source), format="gguf")
-    except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{source} cannot be read: {error}; get the file again") from error
-    assert isinstance(tensors, dict), "a GGUF file holds named tensors"
-    if (factors := tensors.pop(_ROPE_FACTORS, None)) is not None:
+    data = np.memmap(source, np.uint8, mode="r")
+    if _ROPE_FACTORS in header.tensors:
+        factors = tensor_floats("F32", *_content(data, header.tensors[_ROPE_FACTORS]))
         config["rope_scaling"] = _llama3_scaling(header, config, factors)
-    weights = dict(_renamed(header, tensors, dtype))
-    _check_complete(header, config, weights)
-    config["quantization"] = _quantization(weights)
-    if config["quantization"] is None:
-        del config["quantization"]
-    _save(weights, directory / "model.safetensors", source)
+    targets = sorted(_targets(header, config), key=_file_order)
+    _check_complete(header, config, targets)
+    if (quantization := _quantization(targets)) is not None:
+        config["quantization"] = quantization
+    _save(targets, data, _dtype(dtype, header), directory / "model.safetensors", header)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (directory / ORIGIN_NAME).write_text(json.dumps(origin_of(source)) + "\n", encoding="utf-8")
 
 
-def _dtype(name: str) -> mx.Dtype:
-    if name == "auto":
-        return mx.float16 if mx.default_device() == mx.gpu else mx.float32
-    return {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}[name]
+def _dtype(name: str, header: GGUFHeader) -> str:
+    if name == "auto" and mx.default_device() != mx.gpu:
+        name = "float32"
+    elif name == "auto":
+        name = "bfloat16" if any(t.kind == "BF16" for t in header.tensors.values()) else "float16"
+    return _DTYPES[name]
 
 
 def _config(header: GGUFHeader) -> dict[str, object]:
@@ -147,7 +177,7 @@ def _config(header: GGUFHeader) -> dict[str, object]:
         "rms_norm_eps": number(f"{architecture}.attention.layer_norm_rms_epsilon"),
         "max_position_embeddings": count(f"{architecture}.context_length"),
         "rope_theta": 10000.0,
-        "tie_word_embeddings": "output.weight" not in header.tensor_types,
+        "tie_word_embeddings": "output.weight" not in header.tensors,
     }
     if f"{architecture}.attention.head_count_kv" in header.metadata:
         config["num_key_value_heads"] = count(f"{architecture}.attention.head_count_kv")
@@ -164,7 +194,7 @@ def _config(header: GGUFHeader) -> dict[str, object]:
         raise UnsupportedModel(header.path.name, "its heads do not add up to its hidden size")
     if (scaling := _rope_scaling(header, architecture)) is not None:
         config["rope_scaling"] = scaling
-    if any(name.endswith("attn_output.bias") for name in header.tensor_types):
+    if any(name.endswith("attn_output.bias") for name in header.tensors):
         config["attention_bias"] = True
     return config
 
@@ -188,9 +218,11 @@ def _rope_scaling(header: GGUFHeader, architecture: str) -> dict[str, object] | 
             )
 
 
-def _llama3_scaling(header: GGUFHeader, config: dict[str, object], factors: mx.array) -> dict[str, object]:
+def _llama3_scaling(
+    header: GGUFHeader, config: dict[str, object], factors: NDArray[np.float32]
+) -> dict[str, object]:
     """Find the Llama 3 rope scaling whose per-frequency `factors` `[head_dim / 2]` are in the file."""
-    given = [float(x) for x in np.array(factors.astype(mx.float32)).reshape(-1)]
+    given = [float(factor) for factor in factors.reshape(-1)]
     head_dim, theta = config["head_dim"], config["rope_theta"]
     assert isinstance(head_dim, int), "set above"
     assert isinstance(theta, float), "set above"
@@ -208,30 +240,45 @@ def _llama3_scaling(header: GGUFHeader, config: dict[str, object], factors: mx.a
     return {"rope_type": "llama3", "factor": factor, **_LLAMA3_ROPE}
 
 
-def _check_types(header: GGUFHeader) -> None:
-    for name, kind in header.tensor_types.items():
-        if kind not in _TYPE_BITS and kind not in _TYPES_AS_FLOATS:
-            known = ", ".join([*_TYPE_BITS, *_TYPES_AS_FLOATS])
-            raise UnsupportedModel(header.path.name, f"{name} is of type {kind}; MLX reads {known}")
+def _check_tensors(header: GGUFHeader) -> None:
+    """Every tensor is of a known type and lies in the file. Raises UnsupportedModel, LoadError."""
+    for name, tensor in header.tensors.items():
+        if tensor.kind not in TYPES:
+            reason = f"{name} is of type {tensor.kind}; known are {', '.join(TYPES)}"
+            raise UnsupportedModel(header.path.name, reason)
+        if name == _ROPE_FACTORS and tensor.kind != "F32":
+            raise UnsupportedModel(header.path.name, f"{name} is of type {tensor.kind} instead of F32")
+        if not tensor.shape or tensor.shape[-1] % TYPES[tensor.kind].block_items:
+            raise LoadError(f"{header.path}: {name} of shape {tensor.shape} cannot be of type {tensor.kind}")
+        if tensor.start + _num_bytes(tensor) > header.file_bytes:
+            raise LoadError(f"{header.path} is cut short: {name} ends beyond its end; get the file again")
 
 
-def _renamed(
-    header: GGUFHeader, tensors: dict[str, mx.array], dtype: mx.Dtype
-) -> Iterator[tuple[str, mx.array]]:
-    """Yield mlx-lm's names with the tensors; Llama's q and k rows are put back, floats become `dtype`."""
-    llama = header.metadata["general.architecture"] == "llama"
-    heads = {"attn_q": header.count(f"{header.text('general.architecture')}.attention.head_count")}
-    kv_key = f"{header.text('general.architecture')}.attention.head_count_kv"
-    heads["attn_k"] = header.count(kv_key) if kv_key in header.metadata else heads["attn_q"]
-    for name, tensor in tensors.items():
+def _num_bytes(tensor: GGUFTensor) -> int:
+    kind = TYPES[tensor.kind]
+    return math.prod(tensor.shape) // kind.block_items * kind.block_bytes
+
+
+def _content(data: NDArray[np.uint8], tensor: GGUFTensor) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """The tensor's bytes (a copy, aligned) and its shape."""
+    return np.array(data[tensor.start : tensor.start + _num_bytes(tensor)]), tensor.shape
+
+
+def _targets(header: GGUFHeader, config: dict[str, object]) -> Iterator[_Target]:
+    """Where each tensor goes. Raises UnsupportedModel, LoadError."""
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    head_dim = config["head_dim"]
+    assert isinstance(head_dim, int), "set from counts"
+    for name, tensor in header.tensors.items():
+        if name == _ROPE_FACTORS:
+            continue
         module, part = _module(header, name)
-        kind = name.split(".")[-2]
-        array = _put_rows_back(tensor, heads[kind]) if llama and kind in heads else tensor
-        if mx.issubdtype(array.dtype, mx.floating):
-            array = array.astype(dtype)
-            if not mx.isfinite(array).all().item():
-                raise UnsupportedModel(header.path.name, f"{name} holds numbers that {dtype} cannot")
-        yield f"{module}.{part}", array
+        num_heads = heads.get(name.split(".")[-2])
+        if isinstance(num_heads, int) and tensor.shape[0] != num_heads * head_dim:
+            reason = f"{name} has {tensor.shape[0]} rows, but {num_heads} heads of {head_dim}"
+            raise LoadError(f"{header.path}: {reason}; get the file again")
+        paired = config["model_type"] == "llama" and isinstance(num_heads, int)
+        yield _Target(module, part, tensor, num_heads if paired and isinstance(num_heads, int) else 0)
 
 
 def _module(header: GGUFHeader, name: str) -> tuple[str, str]:
@@ -246,41 +293,34 @@ def _module(header: GGUFHeader, name: str) -> tuple[str, str]:
     )
 
 
-def _put_rows_back(array: mx.array, heads: int) -> mx.array:
-    """Undo GGUF's order of rotary rows (pairs beside each other) in `[heads * head_dim, ...]`."""
-    rows, *rest = array.shape
-    return array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
+def _check_complete(header: GGUFHeader, config: dict[str, object], targets: list[_Target]) -> None:
+    """Every tensor of mlx-lm's model must be there, and nothing else; fills in `vocab_size`.
 
-
-def _check_complete(header: GGUFHeader, config: dict[str, object], weights: dict[str, mx.array]) -> None:
-    """Every module that mlx-lm's model has must be there. Raises LoadError; fills in `vocab_size`."""
-    kinds = [
-        name
-        for name in _LAYER_NAMES
-        if config["model_type"] == "qwen3" or not name.endswith(("q_norm", "k_norm"))
-    ]
-    layers = config["num_hidden_layers"]
+    Raises LoadError for what is missing, UnsupportedModel for what mlx-lm would have no place for.
+    """
+    layers, model_type = config["num_hidden_layers"], config["model_type"]
     assert isinstance(layers, int), "set from a count"
-    wanted = [f"model.layers.{i}.{_LAYER_NAMES[kind]}.weight" for i in range(layers) for kind in kinds]
-    wanted += ["model.embed_tokens.weight", "model.norm.weight"]
-    if config["model_type"] == "qwen2":
-        wanted += [f"model.layers.{i}.self_attn.{p}_proj.bias" for i in range(layers) for p in "qkv"]
-    if missing := [name for name in wanted if name not in weights]:
-        raise LoadError(
-            f"{header.path} lacks {len(missing)} tensors, {missing[0]} among them: get the file again"
-        )
-    config["vocab_size"] = weights["model.embed_tokens.weight"].shape[0]
+    normed = model_type == "qwen3"
+    kinds = [kind for kind in _LAYER_NAMES if normed or kind not in ("attn_q_norm", "attn_k_norm")]
+    modules = {f"model.layers.{i}.{_LAYER_NAMES[kind]}" for i in range(layers) for kind in kinds}
+    modules |= {"model.embed_tokens", "model.norm"}
+    if not config["tie_word_embeddings"]:
+        modules.add("lm_head")
+    biased = "qkv" if model_type == "qwen2" else "qkvo" if config.get("attention_bias") else ""
+    wanted = {f"{module}.weight" for module in modules}
+    wanted |= {f"model.layers.{i}.self_attn.{x}_proj.bias" for i in range(layers) for x in biased}
+    found = {f"{target.module}.{target.part}": target for target in targets}
+    if missing := sorted(wanted - set(found)):
+        text = f"{header.path} lacks {len(missing)} tensors, {missing[0]} among them"
+        raise LoadError(f"{text}: get the file again")
+    if extra := sorted(set(found) - wanted):
+        raise UnsupportedModel(header.path.name, f"mlx-lm's {model_type} has no place for its {extra[0]}")
+    config["vocab_size"] = found["model.embed_tokens.weight"].source.shape[0]
 
 
-def _quantization(weights: dict[str, mx.array]) -> dict[str, object] | None:
+def _quantization(targets: list[_Target]) -> dict[str, object] | None:
     """The config's `quantization`: the commonest bits as default, every other module by its path."""
-    bits = {
-        name.removesuffix(".scales"): weights[name.removesuffix("scales") + "weight"].shape[-1]
-        * 32
-        // (scales.shape[-1] * GROUP_SIZE)
-        for name, scales in weights.items()
-        if name.endswith(".scales")
-    }
+    bits = {t.module: b for t in targets if (b := TYPES[t.source.kind].bits) is not None}
     if not bits:
         return None
     usual = max(sorted(set(bits.values())), key=list(bits.values()).count)
@@ -288,45 +328,61 @@ def _quantization(weights: dict[str, mx.array]) -> dict[str, object] | None:
     return {"group_size": GROUP_SIZE, "bits": usual, **others}
 
 
-def _save(weights: dict[str, mx.array], path: Path, source: Path) -> None:
+def _save(
+    targets: list[_Target], data: NDArray[np.uint8], dtype: str, path: Path, header: GGUFHeader
+) -> None:
     """Write a safetensors file whose tensors lie layer by layer, so that a shard reads its own in one go."""
-    total_bytes = sum(array.nbytes for array in weights.values())
+    entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+    total_bytes = 0
+    for name, item, shape in (output for target in targets for output in target.outputs(dtype)):
+        stop = total_bytes + math.prod(shape) * _ITEM_BYTES[item]
+        entries[name] = {"dtype": item, "shape": list(shape), "data_offsets": [total_bytes, stop]}
+        total_bytes = stop
     free_bytes = shutil.disk_usage(path.parent).free
     if free_bytes < total_bytes + _SPARE_BYTES:
-        needs = f"importing {source} needs {total_bytes + _SPARE_BYTES:,} bytes in {path.parent.parent}"
+        needs = f"importing {header.path} needs {total_bytes + _SPARE_BYTES:,} bytes in {path.parent.parent}"
         raise LoadError(f"{needs}, but {free_bytes:,} are free: make room")
-    names = sorted(weights, key=_file_order)
-    entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-    start = 0
-    for name in names:
-        stop = start + weights[name].nbytes
-        dtype, shape = _DTYPE_NAMES[weights[name].dtype], list(weights[name].shape)
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    done_bytes = 0
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        done_bytes = 0
-        for name in names:
-            array = weights.pop(name)
-            # NumPy has no bfloat16: its bytes travel as uint16.
-            array = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-            file.write(np.ascontiguousarray(np.array(array, copy=False)).data)
-            done_bytes += array.nbytes
+        file.write(struct.pack("<Q", len(text)) + text)
+        for target in targets:
+            for array in _arrays(target, data, dtype, header):
+                file.write(np.ascontiguousarray(array).data)
+                done_bytes += array.nbytes
             tell(progress=[done_bytes, total_bytes])
         file.flush()
         os.fsync(file.fileno())
+    assert done_bytes == total_bytes, "what was announced is what was written"
 
 
-def _file_order(name: str) -> tuple[int, str]:
+def _arrays(
+    target: _Target, data: NDArray[np.uint8], dtype: str, header: GGUFHeader
+) -> Iterator[NDArray[Any]]:
+    """The arrays of `target.outputs`, in their order."""
+    content, shape = _content(data, target.source)
+    if TYPES[target.source.kind].bits is None:
+        numbers = [tensor_floats(target.source.kind, content, shape)]
+    else:
+        weight, *numbers = tensor_groups(target.source.kind, content, shape)
+        yield put_rows_back(weight, target.heads)
+    for array in numbers:
+        converted = cast(array, dtype)
+        if converted is None:
+            reason = f"{target.module}.{target.part} holds numbers that {dtype} cannot"
+            raise UnsupportedModel(header.path.name, reason)
+        yield put_rows_back(converted, target.heads)
+
+
+def _file_order(target: _Target) -> tuple[int, str, str]:
     """Embedding first, then layer by layer, then norm and head."""
-    match name.split("."):
+    match target.module.split("."):
         case ["model", "layers", layer, *_]:
-            return int(layer), name
-        case ["model", "embed_tokens", *_]:
-            return -1, name
-    return sys.maxsize, name
+            return int(layer), target.module, target.part
+        case ["model", "embed_tokens"]:
+            return -1, target.module, target.part
+    return sys.maxsize, target.module, target.part
 
 
 def _remove(directory: Path) -> None:

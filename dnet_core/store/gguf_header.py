@@ -1,11 +1,11 @@
-"""What a GGUF file says about itself: metadata and tensor types, read without MLX.
+"""What a GGUF file says about itself: metadata, and where each tensor lies.
 
-MLX reads only some tensor types and quietly widens others, so the types are looked at here first.
 Layout (GGUF v2, v3, little endian):
 
     "GGUF" version:u32 num_tensors:u64 num_metadata:u64
     metadata: key:string type:u32 value           string: length:u64 bytes
-    tensors:  name:string num_dims:u32 dims:u64[] type:u32 offset:u64
+    tensors:  name:string num_dims:u32 dims:u64[] (columns first) type:u32 offset:u64
+    data:     from the next multiple of `general.alignment`; offsets count from there
 """
 
 from __future__ import annotations
@@ -29,12 +29,22 @@ _TYPE_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """One tensor: its type's name ("Q4_1", "F32", ...), its shape (rows first), and its first byte."""
+
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """`metadata` by key; `tensor_types` maps a tensor's name to its type's name ("Q4_1", "F32", ...)."""
+    """What stands before the weights; tensors by their GGUF names."""
 
     path: Path
+    file_bytes: int
     metadata: dict[str, Value]
-    tensor_types: dict[str, str]
+    tensors: dict[str, GGUFTensor]
 
     def text(self, key: str) -> str:
         """The string `key`. Raises LoadError where it is missing or no string."""
@@ -75,14 +85,14 @@ class GGUFHeader:
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """Read the metadata and the tensor types of the GGUF file at `path`.
+    """Read all of the GGUF file at `path` but its weights.
 
     Raises LoadError for a file that is missing, no GGUF, or cut short.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(data, path).header()
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
+    except (struct.error, UnicodeDecodeError, IndexError, RecursionError, MemoryError) as error:
         raise LoadError(f"{path} is damaged or cut short: get the file again") from error
     except ValueError as error:  # mmap of an empty file
         raise LoadError(f"{path} is empty: get the file again") from error
@@ -91,7 +101,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
 
 
 class _Reader:
-    """A cursor over the header; reading past the end raises struct.error."""
+    """A cursor over the header; reading past the end raises struct.error or IndexError."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self._data = data
@@ -110,15 +120,20 @@ class _Reader:
         for _ in range(num_metadata):
             key = self._string()
             metadata[key] = self._value(self._scalar("I"))
-        tensor_types: dict[str, str] = {}
+        found: dict[str, tuple[str, tuple[int, ...], int]] = {}
         for _ in range(num_tensors):
             name = self._string()
-            num_dims = self._scalar("I")
-            self._skip(8 * num_dims)
-            code = self._scalar("I")
-            self._scalar("Q")  # offset
-            tensor_types[name] = _TYPE_NAMES.get(code, f"type {code}")
-        return GGUFHeader(self._path, metadata, tensor_types)
+            columns_first = self._unpack("Q", self._scalar("I"))
+            kind = self._scalar("I")
+            found[name] = _TYPE_NAMES.get(kind, f"type {kind}"), columns_first[::-1], self._scalar("Q")
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment <= 0:
+            raise LoadError(
+                f"{self._path}: general.alignment should be a positive number, but is {alignment!r}"
+            )
+        data_start = -(-self._at // alignment) * alignment
+        tensors = {n: GGUFTensor(kind, shape, data_start + at) for n, (kind, shape, at) in found.items()}
+        return GGUFHeader(self._path, len(self._data), metadata, tensors)
 
     def _scalar(self, code: str) -> int:
         return self._unpack(code, 1)[0]

@@ -17,7 +17,7 @@ from dnet_core.settings import child_environment
 from dnet_core.store.child import Progress, run_child
 
 ORIGIN_NAME = "dnet_import.json"
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 """Part of every import's origin: raise it when the importer's output changes, and files are imported anew."""
 
 

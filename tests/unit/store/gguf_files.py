@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.tiny_models import CHAT_TEMPLATE, make_tokenizer
 
-F32, F16, Q4_0, Q4_1, Q8_0, Q5_K = 0, 1, 2, 3, 8, 13
+F32, F16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16 = 0, 1, 2, 3, 8, 12, 13, 14, 30
 Tensor = tuple[int, tuple[int, ...], bytes]  # type, shape (rows first), data
 
 
@@ -114,3 +114,68 @@ def as_q8_0(array: np.ndarray) -> tuple[Tensor, np.ndarray]:
     codes = np.round(blocks / scales.astype(np.float32)).astype(np.int8)
     data = np.concatenate([scales.view(np.uint8), codes.view(np.uint8)], axis=1).tobytes()
     return (Q8_0, array.shape, data), (scales.astype(np.float32) * codes).reshape(array.shape)
+
+
+# K-quants: a block of 256 weights with its own scales; here is what the bytes of one mean.
+
+
+def mean_q4_k(block: np.ndarray) -> np.ndarray:
+    """d, dmin, eight scales and minima of six bits in 12 bytes, codes[128] of four bits."""
+    d, minimum = block[:4].view(np.float16).astype(np.float32)
+    packed, codes = block[4:16].astype(int), block[16:144].astype(int)
+    parts = []
+    for i in range(8):
+        if i < 4:
+            scale, low = packed[i] & 63, packed[i + 4] & 63
+        else:
+            scale = (packed[i + 4] & 15) | (packed[i - 4] >> 6 << 4)
+            low = (packed[i + 4] >> 4) | (packed[i] >> 6 << 4)
+        chunk = codes[i // 2 * 32 : i // 2 * 32 + 32]
+        parts.append(d * scale * (chunk >> 4 if i % 2 else chunk & 15) - minimum * low)
+    return np.concatenate(parts)
+
+
+def mean_q6_k(block: np.ndarray) -> np.ndarray:
+    """low[128] (four bits), high[64] (two bits), signed scales[16], d."""
+    low, high = block[:128].astype(int), block[128:192].astype(int)
+    scales = block[192:208].view(np.int8).astype(int)
+    d = block[208:210].view(np.float16).astype(np.float32)[0]
+    parts = []
+    for half in range(2):
+        for quarter in range(4):
+            start = half * 64 + quarter % 2 * 32
+            nibbles = low[start : start + 32] >> (4 if quarter > 1 else 0) & 15
+            codes = nibbles | (high[half * 32 : half * 32 + 32] >> 2 * quarter & 3) << 4
+            scale = np.repeat(scales[half * 8 + quarter * 2 : half * 8 + quarter * 2 + 2], 16)
+            parts.append(d * scale * (codes - 32))
+    return np.concatenate(parts)
+
+
+K_QUANTS = {Q4_K: (144, mean_q4_k), Q6_K: (210, mean_q6_k)}
+
+
+def as_k_quant(kind: int, shape: tuple[int, int], seed: int) -> tuple[Tensor, np.ndarray]:
+    """Random blocks of a K-quant with lawful scales (random bytes may be no number). Also what they mean."""
+    num_bytes, meaning = K_QUANTS[kind]
+    count = shape[0] * shape[1] // 256
+    blocks = np.random.default_rng(seed).integers(0, 256, (count, num_bytes), dtype=np.uint8)
+    halves, at = (2, 0) if kind == Q4_K else (1, 208)
+    scales = np.linspace(0.0001, 0.001, count * halves, dtype=np.float16)
+    blocks[:, at : at + 2 * halves] = scales.view(np.uint8).reshape(count, -1)
+    return (kind, shape, blocks.tobytes()), np.stack([meaning(block) for block in blocks]).reshape(shape)
+
+
+def as_q4_1(array: np.ndarray) -> Tensor:
+    """Blocks of 32: a half-precision scale and minimum, then 16 bytes of nibbles."""
+    blocks = array.reshape(-1, 32)
+    minima = blocks.min(axis=1, keepdims=True).astype(np.float16)
+    scales = ((blocks.max(axis=1, keepdims=True) - minima) / 15).astype(np.float16)
+    codes = np.clip(np.round((blocks - minima) / scales), 0, 15).astype(np.uint8)
+    packed = codes[:, :16] | (codes[:, 16:] << 4)
+    data = np.concatenate([scales.view(np.uint8), minima.view(np.uint8), packed], axis=1)
+    return Q4_1, array.shape, data.tobytes()
+
+
+def as_bf16(array: np.ndarray) -> Tensor:
+    """The upper halves of float32, cut off."""
+    return BF16, array.shape, (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()

@@ -192,6 +192,23 @@ def test_a_broken_config_is_told(model: Path, text: str) -> None:
         read_checkpoint(model)
 
 
+def test_no_damage_to_a_header_ends_in_a_traceback(model: Path) -> None:
+    file, rng = first_weights(model), np.random.default_rng(0)
+    whole, told = file.read_bytes(), 0
+    length = struct.unpack("<Q", whole[:8])[0]
+    for _ in range(400):
+        content = bytearray(whole)
+        for at in rng.integers(0, 8 + length, size=3):
+            content[at] = rng.integers(256)
+        file.write_bytes(content)
+        try:
+            read_checkpoint(model)
+        except LoadError as error:
+            told += 1
+            assert str(model) in str(error)
+    assert told > 200, "the damage was too small to mean anything"
+
+
 def test_a_directory_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"config\.json is missing"):
         read_checkpoint(tmp_path / "nowhere")

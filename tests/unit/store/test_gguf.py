@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from mlx_lm.utils import load_model
 from dnet_core.errors import LoadError, UnsupportedModel
 from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.store.gguf import convert
+from dnet_core.store.gguf_header import read_gguf_header
 from dnet_core.store.imports import ORIGIN_NAME, import_gguf, lock_path
 from tests.tiny_models import make_tokenizer, write_tiny_model
 from tests.unit.store.gguf_files import (
     F16,
+    K_QUANTS,
+    Q4_K,
     Q5_K,
+    Tensor,
+    as_bf16,
     as_floats,
+    as_k_quant,
     as_q4_0,
+    as_q4_1,
     as_q8_0,
     model_metadata,
     pair_rows,
@@ -173,7 +181,7 @@ def test_what_cannot_be_imported_is_refused(key: str, value: object, words: str,
     assert not (tmp_path / "imported").exists()
 
 
-def test_a_tensor_type_that_mlx_cannot_read_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_tensor_type_is_refused(tmp_path: Path) -> None:
     made = Made("llama", tmp_path)
     made.tensors["output.weight"] = (Q5_K, (288, 64), bytes(288 * 64))
     with pytest.raises(UnsupportedModel, match=r"output\.weight is of type Q5_K"):
@@ -187,10 +195,104 @@ def test_a_tensor_that_the_architecture_lacks_is_refused(tmp_path: Path) -> None
         convert(made.write(), tmp_path / "imported", "float32")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("llama", "blk.0.attn_q.bias"),
+        ("llama", "blk.0.attn_q_norm.weight"),
+        ("llama", "blk.7.ffn_up.weight"),
+        ("qwen2", "blk.0.attn_output.bias"),
+        ("qwen3", "blk.0.attn_k.bias"),
+    ],
+)
+def test_a_tensor_without_a_place_in_mlx_lms_model_is_refused(
+    architecture: str, name: str, tmp_path: Path
+) -> None:
+    made = Made(architecture, tmp_path)
+    made.tensors[name] = as_floats(np.zeros(32 if name.endswith("k.bias") else 64))
+    with pytest.raises(UnsupportedModel, match=r"has no place for|lacks"):
+        convert(made.write(), tmp_path / "imported", "float32")
+
+
+def test_rows_that_do_not_fit_the_heads_are_told(tmp_path: Path) -> None:
+    made = Made("llama", tmp_path)
+    made.tensors["blk.0.attn_q.weight"] = as_floats(np.zeros((60, 64)))
+    with pytest.raises(LoadError, match=r"attn_q\.weight has 60 rows, but 4 heads of 16"):
+        convert(made.write(), tmp_path / "imported", "float32")
+
+
+def test_no_damage_to_a_header_ends_in_a_traceback(tmp_path: Path) -> None:
+    source = Made("llama", tmp_path).write()
+    whole, rng = source.read_bytes(), np.random.default_rng(0)
+    told = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for at in rng.integers(0, 9000, size=3):
+            content[at] = rng.integers(256)
+        source.write_bytes(content)
+        try:
+            read_gguf_header(source)
+        except (LoadError, UnsupportedModel) as error:
+            told += 1
+            assert "tiny.gguf" in str(error)
+    assert told > 20, "the damage was too small to mean anything"
+
+
+@pytest.mark.parametrize("kind", sorted(K_QUANTS))
+def test_k_quants_keep_their_meaning(kind: int, tmp_path: Path) -> None:
+    made = Made("llama", tmp_path, hidden_size=256, intermediate_size=512)
+    name = "blk.1.ffn_down.weight"
+    made.tensors[name], meant = as_k_quant(kind, (256, 512), seed=kind)
+    convert(made.write(), tmp_path / "imported", "float32")
+    model, _ = load_model(tmp_path / "imported")
+    module = model.layers[1].mlp.down_proj
+    read = module.weight
+    if kind == Q4_K:  # four bits in groups of 32 is a form that MLX has
+        assert (module.bits, module.group_size) == (4, 32)
+        read = mx.dequantize(module.weight, module.scales, module.biases, 32, 4)
+    np.testing.assert_allclose(np.array(read), meant, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("quantise", [lambda a: as_q4_0(a)[0], as_q4_1, lambda a: as_q8_0(a)[0]])
+def test_groups_are_packed_as_mlx_packs_them(
+    quantise: Callable[[np.ndarray], Tensor], tmp_path: Path
+) -> None:
+    made = Made("qwen2", tmp_path)  # whose rows stay in their order
+    name = "blk.0.ffn_up.weight"
+    made.tensors[name] = quantise(made.weights[name])
+    expected = mx.load(str(made.write()))
+    convert(made.source, tmp_path / "imported", "float16")
+    read = mx.load(str(tmp_path / "imported" / "model.safetensors"))
+    for part in ("weight", "scales", "biases"):
+        ours, theirs = read[f"model.layers.0.mlp.up_proj.{part}"], expected[f"blk.0.ffn_up.{part}"]
+        assert ours.dtype == theirs.dtype
+        assert mx.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bfloat16_arrives_as_it_is(dtype: str, tmp_path: Path) -> None:
+    made = Made("llama", tmp_path)
+    made.weights["token_embd.weight"][0, 0] = 1e30  # beyond half precision
+    made.tensors["token_embd.weight"] = as_bf16(made.weights["token_embd.weight"])
+    convert(made.write(), tmp_path / "imported", dtype)
+    table = mx.load(str(tmp_path / "imported" / "model.safetensors"))["model.embed_tokens.weight"]
+    bits = made.weights["token_embd.weight"].astype(np.float32).view(np.uint32) >> 16
+    assert np.array_equal(np.array(table.astype(mx.bfloat16).view(mx.uint16)), bits.astype(np.uint16))
+    with pytest.raises(UnsupportedModel, match="that F16 cannot"):
+        convert(made.source, tmp_path / "halves", "float16")
+
+
+def test_bfloat16_rounds_as_mlx_does(tmp_path: Path) -> None:
+    made = Made("llama", tmp_path)
+    convert(made.write(), tmp_path / "imported", "bfloat16")
+    table = mx.load(str(tmp_path / "imported" / "model.safetensors"))["model.embed_tokens.weight"]
+    assert mx.array_equal(table, mx.array(made.weights["token_embd.weight"]).astype(mx.bfloat16))
+
+
 def test_numbers_beyond_the_dtype_are_refused(tmp_path: Path) -> None:
     made = Made("llama", tmp_path)
     made.tensors["output_norm.weight"] = as_floats(np.full(64, 1e6))
-    with pytest.raises(UnsupportedModel, match=r"output_norm\.weight holds numbers"):
+    with pytest.raises(UnsupportedModel, match=r"model\.norm\.weight holds numbers"):
         convert(made.write(), tmp_path / "imported", "float16")
 
 
