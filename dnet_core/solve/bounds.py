@@ -1,0 +1,136 @@
+"""How good a ring can be at best: lower bounds for many rings at once, so that few programs are solved.
+
+All are for layers alike (the mean layer); each is a number that no plan of the family can beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from dnet_core.solve.cost import Patterns
+from dnet_core.solve.problem import Bools, Floats, Ints, Problem
+from dnet_core.solve.ring_order import Rings
+
+BISECTIONS = 30
+NUM_PRICES = 48
+SLACK = 1 + 1e-9
+"""Rounding never cuts off a plan that fits to the byte."""
+
+Tables = Callable[[int, int, bool, bool], Patterns]
+
+
+def time_bounds(problem: Problem, rings: Rings, rounds: Ints) -> tuple[Floats, Floats]:
+    """The TPOT (throughput: the slowest stage) and the score that no plan on each of `rings` can beat.
+
+    `rounds` [rings]; the score is infinite where nothing fits. For a TPOT of T a device computes at most T
+    and streams at most T / read layers, so it owns at most so many. The bound is the least T at which the
+    layers find room and the lap fits into T, by bisection.
+    """
+    count, (layer, kv) = problem.num_layers, (problem.weight_bytes.mean(), problem.kv_bytes.mean())
+    compute: Floats = problem.compute_s.mean(axis=1)
+    read: Floats = problem.read_s.mean(axis=1)
+    rows = np.arange(len(rings))
+    room: Floats = np.repeat(problem.budget_bytes[None, :].astype(np.float64), len(rings), axis=0)
+    room -= problem.workspace_bytes
+    room[rows, rings.head] -= problem.embedding_bytes
+    room[rows, rings.tail] -= problem.head_bytes
+    resident = np.where(rings.member, np.floor(np.maximum(room, 0.0) / (layer + kv) * SLACK), 0.0)
+    all_streamed = (room - layer) / kv * SLACK if kv else np.where(room >= layer, float(count), 0.0)
+    hop = rings.hop_s(rounds) + problem.head_s[rings.tail]
+    member = rings.member.astype(np.float64)
+    least: Floats = member * rounds[:, None]
+
+    def most_layers(seconds: Floats) -> Floats:
+        if not problem.request.allow_streaming:
+            return np.minimum(resident, count)
+        late = np.floor(seconds[:, None] / read[None, :] * SLACK)
+        streaming = np.floor(np.minimum((room + (late - 1) * layer) / (layer + kv) * SLACK, all_streamed))
+        return np.where(rings.member, np.clip(np.where(late >= 2, streaming, 0.0), resident, count), 0.0)
+
+    def possible(seconds: Floats) -> tuple[Bools, Floats]:
+        most = most_layers(seconds)
+        enough = np.all(most >= least, axis=1) & (most.sum(axis=1) >= count)
+        return enough, hop + cheapest(most, compute, least, count)
+
+    high = np.full(len(rings), 2 * count * float((compute + read).max())) + hop
+    fits, _ = possible(high)
+    low = np.zeros(len(rings))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough, lap = possible(middle)
+        reached = enough & (problem.throughput | (lap <= middle))
+        high, low = np.where(reached, middle, high), np.where(reached, low, middle)
+    # Several rounds without streaming only cost hops: so then two layers at least are read for each token.
+    twice = 2 * np.where(rings.member, read[None, :], np.inf).min(axis=1)
+    low = np.where(rounds > 1, np.maximum(low, twice), low)
+    last_chunk: Floats = problem.last_chunk_s.mean(axis=1)
+    full = problem.chunk_s.mean(axis=1)
+    prompt = rings.prompt_hop_s(rounds) + problem.head_s[rings.tail]
+    prompt += cheapest(member * count, last_chunk, least, count)
+    prompt += (problem.num_chunks - 1) * count / (rings.member / full[None, :]).sum(axis=1)
+    slowest = np.maximum(low, count / (rings.member / compute[None, :]).sum(axis=1))
+    if problem.throughput:
+        return slowest, np.where(fits, slowest, np.inf)
+    return low, np.where(fits, prompt + problem.answer_tokens * low, np.inf)
+
+
+def cheapest(most: Floats, seconds: Floats, least: Floats, count: int) -> Floats:
+    """The least sum of `seconds` for `count` layers, between `least` and `most` [rings, devices]."""
+    total = (least * seconds).sum(axis=1)
+    left = count - least.sum(axis=1)
+    for d in np.argsort(seconds, kind="stable"):
+        taken = np.clip(np.minimum(most[:, d] - least[:, d], left), 0.0, None)
+        total += taken * seconds[d]
+        left = left - taken
+    return np.asarray(total, dtype=np.float64)
+
+
+def price_bounds(problem: Problem, rings: Rings, rounds: int, tables: Tables) -> Floats:
+    """Bounds from a price per layer (Lagrange): for any price, no plan costs less than
+
+        price * L + sum over devices of the cheapest (turns and prefill - price * layers) + hops.
+
+    It knows what `time_bounds` does not: that with few rounds the disks wait for one another.
+    """
+    if problem.throughput:
+        return np.zeros(len(rings))
+    weight = problem.answer_tokens
+    devices = range(problem.num_devices)
+    roles: Mapping[str, list[Patterns]] = {
+        "middle": [tables(d, rounds, False, False) for d in devices],
+        "head": [tables(d, rounds, True, False) for d in devices],
+        "tail": [tables(d, rounds, False, True) for d in devices],
+        "alone": [tables(d, rounds, True, True) for d in devices],
+    }
+    dearest = max(
+        (weight * float(p.turns_s.max()) + float(p.last_stage_s.max())) / rounds
+        for table in roles.values()
+        for p in table
+        if len(p)
+    )
+    cheapest_layer = weight * float(problem.compute_s.mean(axis=1).min())
+    prices = np.geomspace(cheapest_layer / 2, 2 * dearest / problem.num_layers * 4, NUM_PRICES)
+
+    def least(table: Patterns) -> Floats:
+        if not len(table):
+            return np.full(NUM_PRICES, np.inf)
+        value = weight * table.turns_s + table.last_stage_s
+        return np.asarray((value[None, :] - prices[:, None] * table.layers[None, :]).min(axis=1))
+
+    value = {name: np.array([least(t) for t in table]) for name, table in roles.items()}
+    single = rings.sizes == 1
+    member = rings.member.copy()
+    rows = np.arange(len(rings))
+    member[rows, rings.head] = False
+    member[rows, rings.tail] = False
+    middle = np.where(np.isfinite(value["middle"]), value["middle"], 1e18)
+    total = member.astype(np.float64) @ middle
+    total += np.where(
+        single[:, None], value["alone"][rings.head], value["head"][rings.head] + value["tail"][rings.tail]
+    )
+    bound = (total + prices[None, :] * problem.num_layers).max(axis=1)
+    full = problem.chunk_s.mean(axis=1)
+    stages = (problem.num_chunks - 1) * problem.num_layers / (rings.member / full[None, :]).sum(axis=1)
+    return np.asarray(bound + weight * rings.hop_s(rounds) + rings.prompt_hop_s(rounds) + stages)

@@ -1,0 +1,288 @@
+"""What a plan costs: the only place where the formulas are.
+
+One turn of a device (its window of one round), with its `B` buffers full when the token arrives:
+
+    compute   | l0 | l1 | l2 | l3 |        all resident, or at most B streamed: the sum of the layers
+    disk           |--- read l3 ---|       more: the first streamed layer frees a buffer, the reads follow,
+    compute   | l0 |  l1 | l2 |    | l3 |  and the turn ends when the last streamed layer is computed
+
+A lap is all turns and hops; a token is `rounds` laps, but never less than the slowest disk needs for all that
+it streams. `predict` evaluates any plan on exact per-layer numbers; `patterns` tabulates the same formulas
+over all (layers, streamed, buffers) of one device for layers that are alike, which the MILP chooses from.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnet_core.solve.problem import Floats, Ints, Problem
+from dnet_core.types.plan import DevicePrediction, Prediction
+from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
+
+THROUGHPUT_TIE = 1e-6
+"""Weight of the typical request when throughput is asked for: it only settles ties between slowest stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCost:
+    """Seconds of one device: per decoded token, and per prefill chunk (the last one and a full one)."""
+
+    turns_s: float
+    compute_s: float
+    disk_s: float
+    last_stage_s: float
+    full_stage_s: float
+
+    @property
+    def busy_s(self) -> float:
+        """What the device needs for a token when other streams fill its pauses."""
+        return max(self.compute_s, self.disk_s)
+
+
+def turn_s(compute_s: Floats, read_s: Floats, streamed: Sequence[int], num_buffers: int) -> float:
+    """Seconds of one turn, buffers full at its start.
+
+    `compute_s`, `read_s` [layers of the window]; `streamed` are positions in it, ascending. Exact for layers
+    alike that are streamed evenly (`spread`) and for reads that take longer than computes.
+    """
+    total = float(compute_s.sum())
+    if len(streamed) <= num_buffers:
+        return total
+    chain = compute_s[: streamed[0] + 1].sum() + compute_s[streamed[-1] :].sum()
+    chain += sum(read_s[layer] for layer in streamed[num_buffers:])
+    if num_buffers == 1:  # a single buffer is not free while its layer computes
+        chain += sum(compute_s[layer] for layer in streamed[1:-1])
+    return max(total, float(chain))
+
+
+def spread(window: LayerWindow, count: int) -> tuple[int, ...]:
+    """Choose `count` layers of `window` to stream: both ends, the others evenly between.
+
+    The first frees its buffer at once and the last leaves the reads most time: no other choice is faster.
+    """
+    if count <= 1:
+        return (window.start,) * count
+    return tuple(window.start + round(i * (len(window) - 1) / (count - 1)) for i in range(count))
+
+
+def even(total: int, rounds: int) -> tuple[int, ...]:
+    """Split `total` over `rounds` as equally as can be; earlier rounds get the remainder."""
+    size, extra = divmod(total, rounds)
+    return tuple(size + (r < extra) for r in range(rounds))
+
+
+def device_cost(problem: Problem, assignment: Assignment, tail: bool) -> DeviceCost:
+    """Cost of one assignment by exact per-layer sums; `tail` adds norm and LM head."""
+    d = problem.peers.index(assignment.peer)
+    compute, read = problem.compute_s[d], problem.read_s[d]
+    streamed = set(assignment.streamed)
+    turns = 0.0
+    for window in assignment.windows:
+        part = slice(window.start, window.stop)
+        inside = [layer - window.start for layer in window.layers if layer in streamed]
+        turns += turn_s(compute[part], read[part], inside, assignment.num_buffers)
+    owned, late = list(assignment.layers), list(assignment.streamed)
+    head = float(problem.head_s[d]) if tail else 0.0
+
+    def disk(work: Floats) -> float:
+        alone = float(work[late].sum()) if assignment.num_buffers == 1 else 0.0
+        return float(read[late].sum()) + alone
+
+    def stage(work: Floats) -> float:
+        return max(float(work[owned].sum()), disk(work)) + head
+
+    return DeviceCost(
+        turns_s=turns + head,
+        compute_s=float(compute[owned].sum()) + head,
+        disk_s=disk(compute),
+        last_stage_s=stage(problem.last_chunk_s[d]),
+        full_stage_s=stage(problem.chunk_s[d]),
+    )
+
+
+def score(problem: Problem, tpot_s: float, ttft_s: float, slowest_stage_s: float) -> float:
+    """The number that the solver minimises, in seconds."""
+    request_s = ttft_s + problem.answer_tokens * tpot_s
+    return slowest_stage_s + THROUGHPUT_TIE * request_s if problem.throughput else request_s
+
+
+def combine(
+    problem: Problem, costs: Sequence[DeviceCost], hop_s: float, prompt_hop_s: float
+) -> tuple[float, float, float]:
+    """TPOT, TTFT and slowest stage of a ring, from its devices' costs and the hops of a token and a chunk."""
+    tpot = max(sum(c.turns_s for c in costs) + hop_s, *(c.disk_s for c in costs))
+    full = max(c.full_stage_s for c in costs)
+    ttft = sum(c.last_stage_s for c in costs) + (problem.num_chunks - 1) * full + prompt_hop_s
+    return tpot, ttft, max(c.busy_s for c in costs)
+
+
+def predict(plan: RingPlan, problem: Problem) -> Prediction:
+    """Say what `plan` does, whether or not it fits (see `check`); it may be edited by hand.
+
+    A ring over a pair without a link costs infinite time.
+    """
+    costs = [device_cost(problem, a, a.peer == plan.tail) for a in plan.assignments]
+    network = dict.fromkeys(problem.peers, 0.0)
+    prompt_hop = 0.0
+    path = [problem.peers.index(peer) for _, peer in plan.path]
+    for source, target in itertools.pairwise(path):
+        network[problem.peers[source]] += float(problem.hop_s[source, target])
+        prompt_hop += float(problem.last_chunk_hop_s[source, target])
+    back = float(problem.token_hop_s[path[-1], path[0]])
+    network[problem.peers[path[-1]]] += back
+    tpot, ttft, slowest = combine(problem, costs, sum(network.values()), prompt_hop + back)
+    return Prediction(
+        prompt_tokens=problem.prompt_tokens,
+        answer_tokens=problem.answer_tokens,
+        chunk_tokens=problem.request.chunk_tokens,
+        batch=problem.request.batch,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        slowest_stage_s=slowest,
+        devices=tuple(
+            _device_prediction(problem, plan, a, cost, network[a.peer])
+            for a, cost in zip(plan.assignments, costs, strict=True)
+        ),
+    )
+
+
+def _device_prediction(
+    problem: Problem, plan: RingPlan, assignment: Assignment, cost: DeviceCost, network_s: float
+) -> DevicePrediction:
+    d = problem.peers.index(assignment.peer)
+    weights = problem.weight_bytes
+    resident, late = list(assignment.resident), list(assignment.streamed)
+    return DevicePrediction(
+        peer=assignment.peer,
+        num_layers=len(assignment.layers),
+        resident_bytes=int(weights[resident].sum()),
+        buffer_bytes=assignment.num_buffers * max((int(weights[layer]) for layer in late), default=0),
+        kv_bytes=int(problem.kv_bytes[list(assignment.layers)].sum()),
+        embedding_bytes=problem.embedding_bytes if assignment.peer == plan.head else 0,
+        head_bytes=problem.head_bytes if assignment.peer == plan.tail else 0,
+        workspace_bytes=problem.workspace_bytes,
+        budget_bytes=int(problem.budget_bytes[d]),
+        compute_s=cost.compute_s,
+        stall_s=cost.turns_s - cost.compute_s,
+        disk_s=cost.disk_s,
+        network_s=network_s,
+        streamed_bytes_per_token=int(weights[late].sum()),
+        prefill_stage_s=cost.full_stage_s,
+    )
+
+
+def check(plan: RingPlan, problem: Problem) -> dict[str, int]:
+    """Bytes by which each device of `plan` is over its budget; empty when the plan fits."""
+    over: dict[str, int] = {}
+    for assignment in plan.assignments:
+        needed = memory_bytes(problem, assignment, assignment.peer == plan.head, assignment.peer == plan.tail)
+        missing = needed - int(problem.budget_bytes[problem.peers.index(assignment.peer)])
+        if missing > 0:
+            over[assignment.peer] = missing
+    return over
+
+
+def memory_bytes(problem: Problem, assignment: Assignment, head: bool, tail: bool) -> int:
+    """All the memory that `assignment` takes: weights, buffers, KV of all rounds, workspace, tables."""
+    weights = problem.weight_bytes
+    largest = max((int(weights[layer]) for layer in assignment.streamed), default=0)
+    return (
+        int(weights[list(assignment.resident)].sum())
+        + assignment.num_buffers * largest
+        + int(problem.kv_bytes[list(assignment.layers)].sum())
+        + fixed_bytes(problem, head, tail)
+    )
+
+
+def fixed_bytes(problem: Problem, head: bool, tail: bool) -> int:
+    """What a device needs beside its layers."""
+    return problem.workspace_bytes + problem.embedding_bytes * head + problem.head_bytes * tail
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """All sensible (layers, streamed, buffers) of one device in one role, one entry each, with their cost."""
+
+    layers: Ints
+    streamed: Ints
+    buffers: Ints
+    turns_s: Floats
+    compute_s: Floats
+    disk_s: Floats
+    last_stage_s: Floats
+    full_stage_s: Floats
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def busy_s(self) -> Floats:
+        return np.maximum(self.compute_s, self.disk_s)
+
+
+def patterns(problem: Problem, d: int, rounds: int, head: bool, tail: bool) -> Patterns:
+    """Tabulate device `d` for layers alike: from `rounds` layers (one per round) to all that it can hold.
+
+    For each number of layers: everything resident if that fits, else for each number of buffers the least
+    streaming that fits, until more buffers cannot make a turn shorter.
+    """
+    layers, streamed, buffers = _lawful(problem, d, rounds, fixed_bytes(problem, head, tail))
+    compute = float(problem.compute_s[d].mean())
+    read = float(problem.read_s[d].mean())
+    head_s = float(problem.head_s[d]) if tail else 0.0
+    alone = buffers == 1
+    turns = np.full(len(layers), head_s)
+    for r in range(rounds):
+        in_window = layers // rounds + (r < layers % rounds)
+        late = streamed // rounds + (r < streamed % rounds)
+        chain = 2 * compute + (late - buffers) * read + alone * (late - 2) * compute
+        turns += np.where(late > buffers, np.maximum(in_window * compute, chain), in_window * compute)
+    waits = streamed * read
+
+    def stage(work: float) -> Floats:
+        return np.asarray(np.maximum(layers * work, waits + alone * streamed * work) + head_s)
+
+    return Patterns(
+        layers=layers,
+        streamed=streamed,
+        buffers=buffers,
+        turns_s=turns,
+        compute_s=np.asarray(layers * compute + head_s, dtype=np.float64),
+        disk_s=waits + alone * streamed * compute,
+        last_stage_s=stage(float(problem.last_chunk_s[d].mean())),
+        full_stage_s=stage(float(problem.chunk_s[d].mean())),
+    )
+
+
+def _lawful(problem: Problem, d: int, rounds: int, fixed: int) -> tuple[Ints, Ints, Ints]:
+    """All (layers, streamed, buffers) that fit device `d` and are not plainly worse than another."""
+    layer, kv = float(problem.weight_bytes.mean()), float(problem.kv_bytes.mean())
+    room = float(problem.budget_bytes[d]) - fixed
+    owned = np.arange(rounds, problem.num_layers + 1, dtype=np.int64)
+    if problem.uniform:  # exact integers
+        slots = (int(room) - owned * int(kv)) // int(layer)
+    else:
+        slots = np.floor((room - owned * kv) / layer).astype(np.int64)
+    fits = slots >= owned
+    if not problem.request.allow_streaming or fits.all():
+        owned = owned[fits]
+        none = np.zeros_like(owned)
+        return owned, none, none
+    # With k > 1 rounds and (W - slots + B) / k <= B buffers no turn waits; with one round more than 2 never
+    # help.
+    short = owned - slots
+    enough = np.maximum(2, -(-short // (rounds - 1)) if rounds > 1 else np.zeros_like(short))
+    buffers = np.arange(1, problem.num_layers + 1, dtype=np.int64)[None, :]
+    late = short[:, None] + buffers
+    streams = ~fits[:, None] & (buffers <= slots[:, None]) & (buffers < late) & (buffers <= enough[:, None])
+    rows, columns = np.nonzero(streams)
+    zeros = np.zeros(int(fits.sum()), dtype=np.int64)
+    return (
+        np.concatenate([owned[fits], owned[rows]]),
+        np.concatenate([zeros, late[rows, columns]]),
+        np.concatenate([zeros, columns + 1]),
+    )

@@ -1,0 +1,222 @@
+"""The placement problem in numbers: seconds and bytes per device and layer, nothing else.
+
+Rows are devices in the order of the request (those excluded are gone), columns are layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnet_core.errors import RequestError
+from dnet_core.types.plan import Objective, SolveRequest
+from dnet_core.types.profiles import (
+    DeviceProfile,
+    FormatSpeed,
+    KVKind,
+    KVProfile,
+    LayerProfile,
+    LinkProfile,
+    ModelProfile,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+KV_STEP_TOKENS = 256
+"""mlx-lm's KV cache grows in steps of this many tokens."""
+
+QUANTISED_KV_OVERHEAD_BITS = 0.5
+"""A 16-bit scale and a 16-bit bias for every 64 values."""
+
+WORKSPACE_ACTIVATIONS = 16
+"""Activations of a prefill chunk alive at once in a layer (norms, q, k, v, the wide MLP), in hidden sizes."""
+
+TOKEN_BYTES = 64
+"""A sampled token on the wire, with its frame."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All the numbers of one request. Times in seconds, sizes in bytes.
+
+    Arrays: `weight_bytes`, `kv_bytes` [layers] for the whole batch at the planned context; `compute_s`,
+    `read_s`, `chunk_s` (a full prefill chunk), `last_chunk_s` [devices, layers]; `head_s` (norm and LM head
+    for one token), `budget_bytes` [devices]; `hop_s` (one token's activation), `token_hop_s` (a sampled
+    token), `last_chunk_hop_s` [devices, devices], infinite where there is no link.
+    """
+
+    request: SolveRequest
+    peers: tuple[str, ...]
+    weight_bytes: Ints
+    kv_bytes: Ints
+    compute_s: Floats
+    read_s: Floats
+    chunk_s: Floats
+    last_chunk_s: Floats
+    head_s: Floats
+    budget_bytes: Ints
+    workspace_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    hop_s: Floats
+    token_hop_s: Floats
+    last_chunk_hop_s: Floats
+    num_chunks: int
+    prompt_tokens: int
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.peers)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.weight_bytes)
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.request.answer_tokens
+
+    @property
+    def throughput(self) -> bool:
+        return self.request.objective is Objective.THROUGHPUT
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all layers are alike: then the mean layer of the MILP is exact."""
+        rows = (self.weight_bytes[None], self.kv_bytes[None], self.compute_s, self.chunk_s, self.last_chunk_s)
+        return all(bool(np.all(row == row[:, :1])) for row in rows)
+
+
+def build(request: SolveRequest) -> Problem:
+    """Turn profiles into numbers.
+
+    Raises RequestError when no device is left, when a name in the request is unknown, or when a device was
+    not measured for the model's weight format.
+    """
+    model = request.model
+    devices = tuple(d for d in request.devices if d.peer not in request.excluded)
+    _check_names(request, {d.peer for d in devices})
+    prompt_tokens = min(request.prompt_tokens, request.context_tokens)
+    chunk = min(request.chunk_tokens, prompt_tokens)
+    num_chunks = -(-prompt_tokens // chunk)
+    last = prompt_tokens - (num_chunks - 1) * chunk
+    weights = np.array([layer.weight_bytes for layer in model.layers], dtype=np.int64)
+    speeds = [_speed(d, model.weight_format) for d in devices]
+    pairs = list(zip(devices, speeds, strict=True))
+    position = prompt_tokens + request.answer_tokens // 2
+
+    def decode(device: DeviceProfile, speed: FormatSpeed) -> list[float]:
+        return [_decode_layer_s(layer, device, speed, request.batch, position) for layer in model.layers]
+
+    def prefill(device: DeviceProfile, speed: FormatSpeed, tokens: int) -> list[float]:
+        return [_prefill_layer_s(layer, device, speed, tokens, prompt_tokens) for layer in model.layers]
+
+    return Problem(
+        request=request,
+        peers=tuple(d.peer for d in devices),
+        weight_bytes=weights,
+        kv_bytes=np.array(
+            [kv_layer_bytes(layer.kv, request.context_tokens, request.kv_bits) for layer in model.layers],
+            dtype=np.int64,
+        )
+        * request.batch,
+        compute_s=np.array([decode(d, s) for d, s in pairs]),
+        read_s=weights[None, :] / np.array([[d.disk_read_bytes_per_s] for d in devices]),
+        chunk_s=np.array([prefill(d, s, chunk) for d, s in pairs]),
+        last_chunk_s=np.array([prefill(d, s, last) for d, s in pairs]),
+        head_s=np.array([_head_s(model, s, request.batch) for s in speeds]),
+        budget_bytes=np.array([d.memory_budget_bytes for d in devices], dtype=np.int64),
+        workspace_bytes=WORKSPACE_ACTIVATIONS * chunk * model.activation_bytes_per_token,
+        embedding_bytes=model.embedding_bytes,
+        head_bytes=model.head_bytes + 4 * model.vocab_size * request.batch,  # float32 logits
+        hop_s=_hops(devices, request.links, request.batch * model.activation_bytes_per_token),
+        token_hop_s=_hops(devices, request.links, request.batch * TOKEN_BYTES),
+        last_chunk_hop_s=_hops(devices, request.links, last * model.activation_bytes_per_token),
+        num_chunks=num_chunks,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def kv_layer_bytes(kv: KVProfile, context_tokens: int, kv_bits: int) -> int:
+    """Bytes of one layer's cache for one sequence of `context_tokens`, as it is allocated.
+
+    Only full caches can be quantised in mlx-lm; rotating ones, latent vectors and states stay as they are.
+    """
+    tokens = min(-(-context_tokens // KV_STEP_TOKENS) * KV_STEP_TOKENS, kv.window_tokens)
+    size = tokens * kv.bytes_per_token
+    if kv.kind is KVKind.FULL and kv_bits < 16:
+        size = round(size * (kv_bits + QUANTISED_KV_OVERHEAD_BITS) / 16)
+    return size + kv.state_bytes
+
+
+def _check_names(request: SolveRequest, usable: set[str]) -> None:
+    if not usable:
+        raise RequestError("no device is left to plan with: include at least one")
+    named = {pin.peer for pin in request.pins}
+    if request.head_device is not None:
+        named.add(request.head_device)
+    for peer in sorted(named - usable):
+        raise RequestError(f"'{peer}' is pinned or required, but it is excluded or was not found")
+
+
+def _speed(device: DeviceProfile, weight_format: str) -> FormatSpeed:
+    for speed in device.speeds:
+        if speed.weight_format == weight_format:
+            return speed
+    raise RequestError(f"{device.peer} was not measured with {weight_format} weights: profile it again")
+
+
+def _decode_layer_s(
+    layer: LayerProfile, device: DeviceProfile, speed: FormatSpeed, batch: int, position: int
+) -> float:
+    """Seconds of one layer for a token of each of `batch` sequences: the slower of memory and arithmetic."""
+    weight_bytes = min(layer.active_weight_bytes * batch, layer.weight_bytes)
+    matrices_s = max(
+        weight_bytes / speed.decode_bytes_per_s,
+        layer.flops_per_token / speed.decode_flops_per_s,
+        batch * layer.flops_per_token / speed.prefill_flops_per_s,
+    )
+    cached = min(position, layer.kv.window_tokens)
+    attention_s = batch * max(
+        (cached * layer.kv.bytes_per_token + layer.kv.state_bytes) / device.memory_bytes_per_s,
+        cached * layer.attention_flops_per_token_pair / speed.prefill_flops_per_s,
+    )
+    return matrices_s + attention_s + device.layer_overhead_s
+
+
+def _prefill_layer_s(
+    layer: LayerProfile, device: DeviceProfile, speed: FormatSpeed, tokens: int, prompt_tokens: int
+) -> float:
+    """Seconds of one layer for a chunk of `tokens`; attention over half the prompt, which is its mean."""
+    pairs = tokens * min(prompt_tokens / 2, layer.kv.window_tokens)
+    flops = tokens * layer.flops_per_token + pairs * layer.attention_flops_per_token_pair
+    weight_bytes = min(layer.active_weight_bytes * tokens, layer.weight_bytes)
+    return (
+        max(flops / speed.prefill_flops_per_s, weight_bytes / speed.decode_bytes_per_s)
+        + device.layer_overhead_s
+    )
+
+
+def _head_s(model: ModelProfile, speed: FormatSpeed, batch: int) -> float:
+    return max(
+        model.head_bytes / speed.decode_bytes_per_s,
+        model.head_flops_per_token / speed.decode_flops_per_s,
+        batch * model.head_flops_per_token / speed.prefill_flops_per_s,
+    )
+
+
+def _hops(devices: tuple[DeviceProfile, ...], links: tuple[LinkProfile, ...], size_bytes: int) -> Floats:
+    """Seconds to hand `size_bytes` from row to column, by the fastest link; infinite without one."""
+    index = {d.peer: i for i, d in enumerate(devices)}
+    hops = np.full((len(devices), len(devices)), np.inf)
+    np.fill_diagonal(hops, 0.0)
+    for link in links:
+        if link.source in index and link.target in index and link.source != link.target:
+            row, column = index[link.source], index[link.target]
+            hops[row, column] = min(hops[row, column], link.latency_s + size_bytes / link.bytes_per_s)
+    return hops
