@@ -42,6 +42,26 @@ class Detokenizer:
         return self._text.flush()
 
 
+class TokenBytes:
+    """The bytes that single tokens stand for, as log-probabilities are told. Immutable."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        stream = _text_stream(tokenizer)
+        self._to_bytes = stream.to_bytes if isinstance(stream, _ByteStream) else None
+
+    def __call__(self, token: int) -> bytes:
+        """Return the bytes of `token`: of a special one its spelling, of an id without a text none."""
+        spelling = self._tokenizer.token_text(token)
+        if spelling is None:
+            return b""
+        if token in self._tokenizer.hidden_token_ids:
+            return spelling.encode()
+        if self._to_bytes is not None:
+            return self._to_bytes(spelling)
+        return self._tokenizer.decode([token]).encode()
+
+
 def _text_stream(tokenizer: Tokenizer) -> _ByteStream | _WindowStream:
     match tokenizer.decoder_spec:
         case {"type": "ByteLevel"} | {"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}:
@@ -70,14 +90,14 @@ class _ByteStream:
         self, tokenizer: Tokenizer, to_bytes: Callable[[str], bytes], *, errors: str, strip_spaces: int
     ) -> None:
         self._tokenizer = tokenizer
-        self._to_bytes = to_bytes
+        self.to_bytes = to_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
         self._strip_spaces = strip_spaces  # how many more leading spaces of the whole text to drop
 
     def add(self, token: int) -> str:
         text = self._tokenizer.token_text(token)
         # A model's table may be padded beyond the vocabulary; such a token has no text.
-        return "" if text is None else self._strip(self._utf8.decode(self._to_bytes(text)))
+        return "" if text is None else self._strip(self._utf8.decode(self.to_bytes(text)))
 
     def flush(self) -> str:
         return self._strip(self._utf8.decode(b"", final=True))

@@ -1,0 +1,144 @@
+"""`endpoint`: the routes, served on a coordinator for as long as a block lasts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from dnet_core import http_server
+from dnet_core.api import chat, models
+from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
+from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.service import FailedRequest, Service
+from dnet_core.api.sse import ClientGone
+from dnet_core.coordinator import Coordinator
+from dnet_core.errors import DnetError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/health", models.health),
+    ("GET", "/v1/models", models.list_models),
+    ("GET", "/v1/models/{model:path}", models.show_model),
+    ("POST", "/v1/chat/completions", chat.create),
+)
+OPEN_PATHS = ("/health",)
+"""Answered without a key: what watches the process need not be trusted with it."""
+
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what logs of other servers call this case
+
+
+class Endpoint:
+    """A running endpoint: where it is, what it is doing, what went wrong last."""
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        self._service = service
+        self.host = host
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """The base URL for OpenAI clients."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+    @property
+    def requests_in_flight(self) -> int:
+        return self._service.requests_in_flight
+
+    @property
+    def requests_total(self) -> int:
+        return self._service.requests_total
+
+    @property
+    def last_errors(self) -> tuple[FailedRequest, ...]:
+        """Requests that were answered with an error, newest last."""
+        return tuple(self._service.last_errors)
+
+
+@asynccontextmanager
+async def endpoint(
+    coordinator: Coordinator, host: str, port: int, api_keys: Sequence[str] = (), origins: Sequence[str] = ()
+) -> AsyncIterator[Endpoint]:
+    """Serve the OpenAI API on `host`:`port` (0: a free one) until the block ends.
+
+    `origins` are web origins whose pages may use it ("*": all). Raises StartError when the address cannot be
+    had, or can be reached from other machines and there is no key.
+    """
+    require_key_beyond_loopback(host, api_keys)
+    service = Service(coordinator)
+    app = _Border(service, host, tuple(api_keys), tuple(origins))
+    async with http_server.serve(app, http_server.bind(host, port)) as bound:
+        yield Endpoint(service, host, bound)
+
+
+class _Border:
+    """The outermost layer: admits requests, counts them, and turns every failure into a reply."""
+
+    def __init__(
+        self, service: Service, host: str, api_keys: tuple[str, ...], origins: tuple[str, ...]
+    ) -> None:
+        self._service = service
+        self._api_keys = api_keys
+        self._origins = origins
+        self._names_checked = not api_keys and is_loopback(host)
+        self._routes = Starlette(
+            routes=[
+                Route(path, partial(self._handle, handler), methods=[method])
+                for method, path, handler in ROUTES
+            ],
+            exception_handlers={HTTPException: self._on_no_route},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service.requests_in_flight += 1
+        self._service.requests_total += 1
+        try:
+            await self._routes(scope, receive, send)
+        finally:
+            self._service.requests_in_flight -= 1
+
+    async def _handle(self, handler: Handler, request: Request) -> Response:
+        try:
+            check_origin(request.headers, self._origins, names_checked=self._names_checked)
+            if request.url.path not in OPEN_PATHS:
+                check_key(request.headers, self._api_keys)
+            return await handler(self._service, request)
+        except ApiError as error:
+            return self._fail(request, error)
+        except DnetError as error:
+            return self._fail(request, from_dnet(error))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Exception:  # the border: a fault of ours must reach the log and the client
+            log.exception("%s %s", request.method, request.url.path)
+            return self._fail(request, bug())
+
+    async def _on_no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for this type"
+        path = request.url.path
+        if error.status_code == 405:
+            told = ApiError(
+                405,
+                f"{path} does not take {request.method}",
+                code="method_not_allowed",
+                headers=error.headers,
+            )
+        else:
+            told = ApiError(error.status_code, f"there is no {path} here", code="unknown_url")
+        return self._fail(request, told)
+
+    def _fail(self, request: Request, error: ApiError) -> Response:
+        self._service.failure_note(request)(error)
+        return error.response()

@@ -1,0 +1,291 @@
+"""What a request may hold, as OpenAI documents it.
+
+Known fields are checked strictly; `null` means absent; fields nobody knows are let through. A known field
+that this server cannot honour is refused by its type: `Refused`, or a `Literal` of the values that change
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect, Request
+
+from dnet_core.api.errors import ApiError, from_validation
+from dnet_core.api.sse import ClientGone
+
+MAX_BODY_BYTES = 32 * 2**20
+"""Far more than the longest context needs; a bound so that nobody fills the head's memory."""
+
+
+def _refuse(value: object) -> object:
+    raise PydanticCustomError("unsupported", "this server does not support it")
+
+
+Refused = Annotated[Any, AfterValidator(_refuse)]
+
+
+Item = TypeVar("Item")
+Many = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A JSON array; strictness would ask for a Python tuple."""
+
+
+class Body(BaseModel):
+    """Base of everything read from a request."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+# ---- messages ----
+
+
+def _text_of_parts(value: object) -> object:
+    """Content may be one text or a list of parts; several texts are set apart by line breaks."""
+    if not isinstance(value, list):
+        return value
+    return "\n".join(_text_of_part(part, place) for place, part in enumerate(value))
+
+
+def _text_of_part(part: object, place: int) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "input_text", "output_text", "refusal"):
+        assert isinstance(part, dict), "only objects have a type"
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if isinstance(text, str):
+            return text
+        raise PydanticCustomError("content_part", "part {place} has no text", {"place": place})
+    if isinstance(kind, str):
+        raise PydanticCustomError(
+            "unsupported",
+            "part {place} is of type '{kind}', but this server runs text models only",
+            {"place": place, "kind": kind},
+        )
+    raise PydanticCustomError("content_part", "part {place} must be an object with a type", {"place": place})
+
+
+Text = Annotated[str, BeforeValidator(_text_of_parts)]
+
+
+class CalledFunction(Body):
+    name: str
+    arguments: str
+
+
+class CalledTool(Body):
+    """A call that the assistant made earlier in the conversation."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | None = None
+    name: str | None = None
+    tool_calls: Many[CalledTool] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    audio: Refused = None
+    function_call: Refused = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.role == "tool" and self.tool_call_id is None:
+            raise PydanticCustomError("missing", "a message of role 'tool' needs 'tool_call_id'")
+        if self.tool_calls is not None and self.role != "assistant":
+            raise PydanticCustomError("role", "only the assistant has 'tool_calls'")
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+            raise PydanticCustomError(
+                "missing", "a message of role '{role}' needs 'content'", {"role": self.role}
+            )
+        return self
+
+    def for_template(self) -> dict[str, object]:
+        """The message as chat templates read it; arguments of calls become objects where they are JSON."""
+        message: dict[str, object] = {"role": self.role, "content": self.content or self.refusal or ""}
+        optional = {
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+            "reasoning_content": self.reasoning_content or self.reasoning,
+        }
+        message.update({key: value for key, value in optional.items() if value is not None})
+        if self.tool_calls:
+            message["tool_calls"] = [_call_for_template(call) for call in self.tool_calls]
+        return message
+
+
+def _call_for_template(call: CalledTool) -> dict[str, object]:
+    arguments: object = call.function.arguments
+    with suppress(ValueError, RecursionError):  # broken JSON of a model: it is shown what it wrote
+        arguments = json.loads(call.function.arguments)
+    return {
+        "id": call.id,
+        "type": call.type,
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
+
+
+# ---- sampling ----
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _token_ids(value: object) -> object:
+    """JSON has no integer keys: OpenAI writes token ids as strings."""
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10):
+            raise PydanticCustomError("token_id", "keys must be token ids")
+    return {int(key): bias for key, bias in value.items()}
+
+
+def _no_fields_of_the_request(value: object) -> object:
+    for name in ("messages", "tools"):
+        if isinstance(value, dict) and name in value:
+            raise PydanticCustomError("reserved", "'{name}' is a field of the request itself", {"name": name})
+    return value
+
+
+Stop = Annotated[
+    Many[Annotated[str, Field(min_length=1)]], Field(max_length=4), BeforeValidator(_one_or_more)
+]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class Sampled(Body):
+    """What chat and plain completions have in common."""
+
+    model: str | None = None
+    n: int = Field(1, ge=1, le=128)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: Stop = ()
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: Probability = 1.0
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: Probability = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    logit_bias: Annotated[dict[int, Bias], BeforeValidator(_token_ids)] = Field(default_factory=dict)
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("stream_options", "'stream_options' needs 'stream': true")
+        return self
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class ChatRequest(Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[Many[ChatMessage], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: TextFormat | None = None
+    tools: Refused = None
+    tool_choice: Refused = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Refused = None
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
+        default_factory=dict
+    )
+    modalities: Many[Literal["text"]] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+    audio: Refused = None
+    functions: Refused = None
+    function_call: Refused = None
+    moderation: Refused = None
+    prediction: Refused = None
+    verbosity: Refused = None
+    web_search_options: Refused = None
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
+        return self
+
+
+# ---- reading ----
+
+Request_ = TypeVar("Request_", bound=Body)
+
+
+async def read(request: Request, model: type[Request_]) -> Request_:
+    """Read and check the body. Raises ApiError (400, 413) and ClientGone."""
+    try:
+        value = _parse(await _read_bytes(request))
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    except ClientDisconnect:
+        raise ClientGone from None
+
+
+async def _read_bytes(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            message = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
+            raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+    return bytes(body)
+
+
+def _parse(body: bytes) -> object:
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")

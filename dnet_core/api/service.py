@@ -1,0 +1,100 @@
+"""What the routes of one endpoint share: the coordinator, and what the screen shows of the endpoint."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.requests import Request
+
+from dnet_core.api.errors import SERVER, ApiError
+from dnet_core.coordinator import Coordinator
+from dnet_core.errors import ContextTooLong
+from dnet_core.generate.tokenizer import Tokenizer
+
+LAST_ERRORS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRequest:
+    """A request that was answered with an error."""
+
+    at_unix_s: float
+    method: str
+    path: str
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The loaded model as clients see it."""
+
+    name: str
+    created: int
+    context_tokens: int
+    tokenizer: Tokenizer
+
+    def check_fits(self, num_tokens: int) -> None:
+        """Raise ContextTooLong unless a prompt of `num_tokens` leaves room for one token of answer."""
+        if num_tokens >= self.context_tokens:
+            raise ContextTooLong(num_tokens, self.context_tokens)
+
+    def check_bias(self, token_ids: Iterable[int]) -> None:
+        """Raise ApiError unless the model has all `token_ids`."""
+        size = self.tokenizer.vocab_size
+        if (strange := max(token_ids, default=0)) >= size:
+            message = f"token {strange} does not exist: the model has {size} tokens"
+            raise ApiError(400, message, param="logit_bias", code="invalid_value")
+
+
+@dataclass(slots=True)
+class Service:
+    """Owned by the endpoint; routes read it, the border counts."""
+
+    coordinator: Coordinator
+    requests_in_flight: int = 0
+    requests_total: int = 0
+    last_errors: deque[FailedRequest] = field(default_factory=lambda: deque(maxlen=LAST_ERRORS))
+
+    def model(self, name: str | None) -> ServedModel:
+        """The loaded model, if `name` is it or None. Raises ApiError 404, or 503 when nothing is loaded."""
+        loaded = self.coordinator.loaded
+        if loaded is None:
+            raise self._not_ready()
+        # A model from a local directory goes by the directory's name: clients need not learn the path.
+        own = Path(loaded.model).name if Path(loaded.model).is_absolute() else loaded.model
+        if name is not None and name not in (own, loaded.model):
+            raise ApiError(
+                404,
+                f"model '{name}' is not loaded here; '{own}' is",
+                param="model",
+                code="model_not_found",
+            )
+        return ServedModel(own, loaded.loaded_at_unix_s, loaded.context_tokens, self.coordinator.tokenizer)
+
+    def _not_ready(self) -> ApiError:
+        if self.coordinator.is_changing:
+            return ApiError(
+                503,
+                "the model is still loading: try again in a moment",
+                kind=SERVER,
+                code="model_loading",
+                retry=True,
+                headers={"retry-after": "2"},
+            )
+        return ApiError(503, "no model is loaded", kind=SERVER, code="model_not_loaded")
+
+    def failure_note(self, request: Request) -> Callable[[ApiError], None]:
+        """What keeps an error of `request` for the screen."""
+
+        def note(error: ApiError) -> None:
+            path = request.url.path
+            self.last_errors.append(
+                FailedRequest(time.time(), request.method, path, error.status, error.message)
+            )
+
+        return note

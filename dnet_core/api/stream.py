@@ -1,0 +1,79 @@
+"""A reply that is a stream of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from dnet_core.api import sse
+from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.errors import DnetError
+from dnet_core.tasks import beside
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 10.0
+"""A comment is sent this often: proxies and clients give up on a stream that says nothing for long."""
+
+
+class EventStream(Response):
+    """Sends headers at once, then `events`; whatever ends the stream, `events` is closed.
+
+    An error on the way becomes the last event, and `on_error` hears it.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        on_error: Callable[[ApiError], None],
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._events = events
+        self._on_error = on_error
+        self._heartbeat_s = heartbeat_s
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                async with sse.while_connected(receive):
+                    async with beside(self._heart(send)):
+                        await self._write(send)
+                    await _send_body(send, b"", more=False)
+            except sse.ClientGone:
+                return
+
+    async def _write(self, send: Send) -> None:
+        try:
+            async for event in self._events:
+                await _send_body(send, event, more=True)
+        except ApiError as error:
+            await self._tell(send, error)
+        except DnetError as error:
+            await self._tell(send, from_dnet(error))
+        except Exception:  # the border: the headers are gone, so the client is told in the stream
+            log.exception("while streaming")
+            await self._tell(send, bug())
+
+    async def _tell(self, send: Send, error: ApiError) -> None:
+        self._on_error(error)
+        await _send_body(send, sse.data(error.body()), more=True)
+
+    async def _heart(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            await _send_body(send, b": still working\n\n", more=True)
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -1,0 +1,160 @@
+"""`dnet-api`: the coordinator without a screen, serving OpenAI clients."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from dnet_core import __version__
+from dnet_core.api.app import endpoint
+from dnet_core.cluster_options import add_cluster_options, read_cluster_options
+from dnet_core.coordinator import Coordinator, LoadedModel
+from dnet_core.errors import DnetError, StartError
+from dnet_core.store.catalog import SAMPLE_ID
+from dnet_core.tasks import TaskScope
+
+DESCRIPTION = """\
+Serve a language model that runs on all your devices together, to any OpenAI client.
+
+The endpoint answers at once; until the model is loaded it says 503 and why.
+"""
+
+EXAMPLES = f"""\
+examples:
+  dnet-api                                     the sample model, {SAMPLE_ID}, on port 8080
+  dnet-api --shards 2                          the same, cut over two shard processes here
+  dnet-api --model Qwen/Qwen3-0.6B             a Hugging Face id: fetched once, then kept
+  dnet-api --host 0.0.0.0 --api-key-file keys  for other machines too; one key per line
+
+then:
+  curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
+       -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'
+  OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none  any OpenAI client
+"""
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dnet-api",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dnet-api {__version__}")
+    parser.add_argument(
+        "--log-level",
+        default="warning",
+        choices=["debug", "info", "warning", "error"],
+        help="what is written to stderr (default: %(default)s)",
+    )
+    ring = parser.add_argument_group("the ring")
+    ring.add_argument(
+        "--model",
+        default=SAMPLE_ID,
+        metavar="ID_OR_PATH",
+        help="Hugging Face id, local directory or .gguf file (default: the sample, %(default)s)",
+    )
+    add_cluster_options(parser)
+    parser.set_defaults(grpc_port=58080)
+    http = parser.add_argument_group("the endpoint")
+    http.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; any but a loopback one needs an API key (default: %(default)s)",
+    )
+    http.add_argument(
+        "--http-port",
+        type=_port,
+        default=8080,
+        metavar="PORT",
+        help="0 picks a free one (default: %(default)s)",
+    )
+    http.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="API keys, one per line; requests need one of them",
+    )
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
+    return number
+
+
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """The keys in `file`, one per line. Raises StartError when it cannot be read or holds none."""
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise StartError(f"the API keys cannot be read: {error}") from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise StartError(f"{file} holds no API key: write one per line")
+    return keys
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until a signal comes. Raises DnetErrors when it cannot start or the model cannot be loaded."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    keys = read_keys(options.api_key_file)
+    async with (
+        Coordinator(read_cluster_options(options)) as coordinator,
+        endpoint(coordinator, options.host, options.http_port, keys) as served,
+        TaskScope() as tasks,
+    ):
+        print(f"dnet-api {__version__} listens on {served.url}; loading {options.model}", flush=True)
+        stopping = tasks.start(stop.wait())
+        loading = tasks.start(_load(coordinator, options.model))
+        await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and (failure := loading.result()) is not None:
+            raise failure
+        await stop.wait()
+
+
+async def _load(coordinator: Coordinator, model: str) -> DnetError | None:
+    """Load `model` and say so; returns why it could not be loaded."""
+    try:
+        loaded = await coordinator.load(model)
+    except DnetError as error:
+        return error
+    print(f"ready: {_placement(loaded)}", flush=True)
+    return None
+
+
+def _placement(loaded: LoadedModel) -> str:
+    places = ", ".join(
+        f"{a.peer} {' '.join(str(window) for window in a.windows)}" for a in loaded.plan.assignments
+    )
+    return f"{loaded.model}, context of {loaded.context_tokens:,} tokens, layers on {places}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `dnet-api`; exits 0 after a signal, 1 when something keeps it from serving, 2 for wrong options."""
+    options = parse(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        asyncio.run(serve(options))
+    except DnetError as error:
+        print(f"dnet-api: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""A real endpoint on a real ring of two shard processes with a tiny random model, and clients for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import openai
+import pytest_asyncio
+
+from dnet_core.api.app import Endpoint, endpoint
+from dnet_core.coordinator import Coordinator
+from tests.conftest import Rings
+from tests.tiny_models import write_tiny_model
+
+MODEL = "tiny-llama"
+CONTEXT_TOKENS = 512
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def ring(rings: Rings, models: Path) -> Coordinator:
+    """Two shards with the tiny model loaded."""
+    coordinator = await rings(2)
+    await coordinator.load(str(write_tiny_model("llama", models / MODEL)))
+    return coordinator
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def served(ring: Coordinator) -> AsyncIterator[Endpoint]:
+    async with endpoint(ring, "127.0.0.1", 0) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(served: Endpoint) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as made:
+        yield made
