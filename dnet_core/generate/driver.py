@@ -149,9 +149,13 @@ class Driver:
         if room < 1:
             raise ContextTooLong(len(tokens), self.context_tokens)
         vocabulary = self.tokenizer.vocab_size
-        strange = [token for token, _ in sampling.logit_bias if not 0 <= token < vocabulary]
-        if strange:
-            raise RequestError(f"logit_bias names token {strange[0]}, but the model has {vocabulary} tokens")
+        for what, named in (
+            ("the prompt", tokens),
+            ("logit_bias", [token for token, _ in sampling.logit_bias]),
+        ):
+            strange = [token for token in named if not 0 <= token < vocabulary]
+            if strange:
+                raise RequestError(f"{what} names token {strange[0]}, but the model has {vocabulary} tokens")
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
         recent = tokens[-sampling.penalty_context_tokens :] if sampling.penalty_context_tokens else ()
         eos = self.tokenizer.eos_token_ids
