@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -17,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dnet_core.discover.local import LocalShard, local_shard
-from dnet_core.errors import DnetError, InfeasiblePlan, LoadError, NotReady, PeerLost, StartError
+from dnet_core.cluster import Cluster
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.errors import DnetError, InfeasiblePlan, LoadError, NotReady, PeerLost
 from dnet_core.events import (
     Event,
     FetchProgressed,
@@ -27,20 +27,17 @@ from dnet_core.events import (
     LoadStarted,
     ModelLoaded,
     ModelUnloaded,
-    PeerJoined,
-    PeerLeft,
 )
 from dnet_core.generate.driver import Driver, drive
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
 from dnet_core.tasks import Held, TaskScope
-from dnet_core.transport.control import LoadOrder, LoadStep
+from dnet_core.transport.control import Hop, LoadOrder, LoadStep, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
-from dnet_core.transport.grpc_link import open_channel
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
-from dnet_core.types.ring import Assignment, RingPlan, split_evenly
+from dnet_core.types.ring import RingPlan, split_evenly
 
 log = logging.getLogger(__name__)
 
@@ -72,29 +69,18 @@ class _Ring:
 class Coordinator:
     """One head. `async with` owns its tasks and its local shards, which start in the background."""
 
-    def __init__(
-        self,
-        *,
-        local_shards: int = 1,
-        cluster: str = "default",
-        context_tokens: int | None = None,
-    ) -> None:
-        """`context_tokens` None: the model's own, at most 8192."""
-        self._num_local = local_shards
-        self._cluster = cluster
+    def __init__(self, options: ClusterOptions, context_tokens: int | None = None) -> None:
+        """`context_tokens` None: the model's own, at most 8192. Raises TrustError for a bad cluster key."""
         self._context_tokens = context_tokens
         self._tasks = TaskScope()
+        self._cluster = Cluster(options, self._tasks, self._emit)
         self._subscribers: set[asyncio.Queue[Event]] = set()
-        self._peers: dict[str, Peer] = {}
-        self._locals_started = asyncio.Event()
-        self._start_failure: StartError | None = None
         self._changing = asyncio.Lock()
         self._ring: _Ring | None = None
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        names = _local_names(self._num_local)
-        self._tasks.start(self._run_locals(names))
+        self._cluster.start()
         return self
 
     async def __aexit__(
@@ -129,45 +115,25 @@ class Coordinator:
 
     @property
     def peers(self) -> tuple[Peer, ...]:
-        return tuple(self._peers.values())
+        """The devices that are there now."""
+        return self._cluster.peers
 
-    async def _run_locals(self, names: tuple[str, ...]) -> None:
-        try:
-            async with AsyncExitStack() as stack:
-                starting = [Held.open(self._tasks, local_shard(name, self._cluster)) for name in names]
-                for held in await asyncio.gather(*starting):
-                    stack.push_async_callback(held.release)
-                    self._join(held.value.peer)
-                    self._tasks.start(self._watch_local(held.value))
-                self._locals_started.set()
-                await asyncio.Event().wait()
-        except StartError as error:
-            self._start_failure = error
-            self._locals_started.set()
-
-    async def _watch_local(self, shard: LocalShard) -> None:
-        code = await shard.exited()
-        self._leave(shard.peer.name, f"its process ended with exit code {code}")
-
-    def _join(self, peer: Peer) -> None:
-        self._peers[peer.name] = peer
-        self._emit(PeerJoined(peer))
-
-    def _leave(self, name: str, reason: str) -> None:
-        if self._peers.pop(name, None) is not None:
-            self._emit(PeerLeft(name, reason))
+    @property
+    def cluster_key(self) -> str:
+        """What other devices must be given to join, in a form to copy."""
+        return self._cluster.key.text
 
     async def wait_for_local_shards(self) -> None:
         """Return when the local shards answer. Raises StartError when one does not start."""
-        await self._locals_started.wait()
-        if self._start_failure is not None:
-            raise self._start_failure
+        await self._cluster.wait_for_local_shards()
 
-    async def _ready_peers(self) -> tuple[Peer, ...]:
-        await self.wait_for_local_shards()
-        if not self._peers:
-            raise NotReady("no device is there: start dnet-shard on one, or leave out --no-local-shard")
-        return self.peers
+    async def statuses(self) -> tuple[ShardStatus, ...]:
+        """What every device says of itself now. Raises the first error of one that does not answer."""
+        return tuple(await asyncio.gather(*(self._status(peer.name) for peer in self.peers)))
+
+    async def _status(self, name: str) -> ShardStatus:
+        async with self._cluster.client(name) as shard:
+            return await shard.describe()
 
     # ---- load ----
 
@@ -207,21 +173,16 @@ class Coordinator:
         directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
         checkpoint = read_checkpoint(directory)
         tokenizer = Tokenizer.load(directory)
-        peers = await self._ready_peers()
+        peers = await self._cluster.usable_peers()
         plan = plan or self._plan(model, checkpoint, peers)
-        missing = {a.peer for a in plan.assignments} - self._peers.keys()
-        if missing:
-            raise NotReady(f"the plan needs {', '.join(sorted(missing))}, which is not there")
+        orders = self._orders(plan)
         self._emit(LoadStarted(plan))
         async with AsyncExitStack() as stack:
             shards = {
-                a.peer: ShardClient(
-                    a.peer,
-                    await stack.enter_async_context(open_channel(self._peers[a.peer].target, None)),
-                )
+                a.peer: await stack.enter_async_context(self._cluster.client(a.peer))
                 for a in plan.assignments
             }
-            await self._load_shards(plan, shards, checkpoint)
+            await self._load_shards(orders, shards, checkpoint)
             chunk_tokens = chunk_tokens or await _chunk_tokens(tuple(shards.values()))
             path = tuple(shards[a.peer] for a in plan.assignments)
             driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
@@ -242,9 +203,8 @@ class Coordinator:
             raise InfeasiblePlan(f"'{model}' cannot be placed: {error}", {}) from error
 
     async def _load_shards(
-        self, plan: RingPlan, shards: dict[str, ShardClient], checkpoint: Checkpoint
+        self, orders: dict[str, LoadOrder], shards: dict[str, ShardClient], checkpoint: Checkpoint
     ) -> None:
-        orders = self._orders(plan)
         loading = asyncio.gather(*(self._load_shard(shards[name], orders[name]) for name in shards))
         try:
             prints = await loading
@@ -258,27 +218,27 @@ class Coordinator:
             if fingerprint != checkpoint.fingerprint:
                 await asyncio.gather(*(s.unload() for s in shards.values()), return_exceptions=True)
                 raise LoadError(
-                    f"{name} has other files under the name '{plan.model}' than this machine:"
+                    f"{name} has other files under the name '{orders[name].model}' than this machine:"
                     " delete that copy there, or load a revision by name (owner/name@revision)"
                 )
 
     def _orders(self, plan: RingPlan) -> dict[str, LoadOrder]:
-        ring = plan.assignments
-        following = {a.peer: b.peer for a, b in zip(ring, (*ring[1:], ring[0]), strict=True)}
-        return {a.peer: self._order(plan, a, self._peers[following[a.peer]]) for a in ring}
-
-    def _order(self, plan: RingPlan, assignment: Assignment, following: Peer) -> LoadOrder:
-        return LoadOrder(
-            model=plan.model,
-            num_layers=plan.num_layers,
-            windows=assignment.windows,
-            streamed=assignment.streamed,
-            num_buffers=assignment.num_buffers,
-            context_tokens=plan.context_tokens,
-            kv_bits=plan.kv_bits,
-            next_name=following.name,
-            next_target=following.target,
-        )
+        """What each device is told; the ring closes from the last assignment to the first."""
+        ring = [self._cluster.peer(assignment.peer) for assignment in plan.assignments]
+        hops = zip(ring, (*ring[1:], ring[0]), strict=True)
+        return {
+            assignment.peer: LoadOrder(
+                model=plan.model,
+                num_layers=plan.num_layers,
+                windows=assignment.windows,
+                streamed=assignment.streamed,
+                num_buffers=assignment.num_buffers,
+                context_tokens=plan.context_tokens,
+                kv_bits=plan.kv_bits,
+                next=None if source == target else Hop(target.name, self._cluster.target(source, target)),
+            )
+            for assignment, (source, target) in zip(plan.assignments, hops, strict=True)
+        }
 
     async def _load_shard(self, shard: ShardClient, order: LoadOrder) -> str:
         """Load one shard; returns the fingerprint of the files it read."""
@@ -312,7 +272,7 @@ class Coordinator:
         """A shard of the loaded ring is gone: what is loaded on the others is of no use any more."""
         log.error("%s", error)
         if isinstance(error, PeerLost):
-            self._leave(error.peer, str(error))
+            self._cluster.leave(error.peer, str(error))
         if self._ring is not None:
             self._emit(LoadFailed(self._ring.loaded.model, str(error)))
             self._tasks.start(self.unload())
@@ -365,11 +325,6 @@ async def _with_channels(
 async def _chunk_tokens(shards: tuple[ShardClient, ...]) -> int:
     backends = [status.backend for status in await asyncio.gather(*(s.describe() for s in shards))]
     return min(CHUNK_TOKENS[backend] for backend in backends)
-
-
-def _local_names(count: int) -> tuple[str, ...]:
-    host = socket.gethostname().split(".")[0]
-    return (host,) if count == 1 else tuple(f"{host}-{i + 1}" for i in range(count))
 
 
 def _canonical(model: str) -> str:

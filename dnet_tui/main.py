@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
+from dnet_core.errors import StartError
 from dnet_core.settings import paths
 from dnet_core.types.generation import SamplingParams
 from dnet_tui.chat import ChatSettings
@@ -26,12 +28,12 @@ examples:
   dnet-tui --model Qwen/Qwen3-0.6B           a Hugging Face id: fetched once, then kept
   dnet-tui --model ~/models/my-model         a directory with config.json and safetensors
   dnet-tui --peer 192.168.1.20:58081         add the shard of another Mac
-                                             (there: dnet-shard --grpc-port 58081)
+                                             (there: dnet-shard --join KEY; KEY: dnet-shard --show-key)
   dnet-tui --temperature 0 --seed 7          the same answer every time
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dnet-tui",
         description="Chat with a language model that runs on all your devices together.",
@@ -47,22 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ID_OR_PATH",
         help="Hugging Face id or local directory (default: the sample, %(default)s)",
     )
-    ring.add_argument(
-        "--shards",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="shard processes to start on this device (default: %(default)s)",
-    )
-    ring.add_argument("--no-local-shard", action="store_true", help="start none here; use --peer only")
-    ring.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        type=_host_port,
-        metavar="HOST:PORT",
-        help="a shard on another device, by its gRPC port; may be given several times",
-    )
+    add_cluster_options(parser)
     chat = parser.add_argument_group("the chat")
     chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the model's own)")
     chat.add_argument(
@@ -80,20 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1 (to start none here: --no-local-shard)")
-    return number
-
-
-def _host_port(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise argparse.ArgumentTypeError(f"'{text}' is not HOST:PORT, like 192.168.1.20:58081")
-    return text
-
-
 def chat_settings(options: argparse.Namespace) -> ChatSettings:
     """Read the chat's options. Raises ValueError that says which is out of range."""
     sampling = SamplingParams(
@@ -106,7 +79,7 @@ def chat_settings(options: argparse.Namespace) -> ChatSettings:
 
 
 @contextmanager
-def _log_instead_of_screen(log: Path) -> Iterator[None]:
+def log_instead_of_screen(log: Path) -> Iterator[None]:
     """Send what C code and logging write to stderr into `log`; Textual keeps the terminal.
 
     gRPC writes to file descriptor 2 behind Python's back, and Textual draws through `sys.__stderr__`: so the
@@ -133,26 +106,27 @@ def _log_instead_of_screen(log: Path) -> Iterator[None]:
 
 def main() -> NoReturn:
     """Run `dnet-tui`; exits 0 after a normal end, 1 when something ended it, 2 for options it cannot use."""
-    parser = _parser()
+    parser = options_parser()
     options = parser.parse_args()
     try:
         settings = chat_settings(options)
-    except ValueError as error:
+        cluster = read_cluster_options(options)
+    except (ValueError, StartError) as error:
         parser.error(str(error))
-    if options.no_local_shard and not options.peer:
-        parser.error("--no-local-shard needs at least one --peer HOST:PORT to run the model")
+    if cluster.local_shards == 0 and not cluster.looks_around:
+        parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
-    sys.exit(_run(options, settings))
+    sys.exit(_run(options.model, cluster, settings))
 
 
-def _run(options: argparse.Namespace, settings: ChatSettings) -> int:
+def _run(model: str, cluster: ClusterOptions, settings: ChatSettings) -> int:
     log = paths().logs / _LOG_NAME
     try:
-        with _log_instead_of_screen(log):
+        with log_instead_of_screen(log):
             from dnet_tui.launch import run_app  # noqa: PLC0415  Textual is imported after the options are checked
 
-            fatal, code = run_app(options, settings, log)
+            fatal, code = run_app(model, cluster, settings, log)
     except OSError as error:
         _fail(f"cannot write the log {log}: {error.strerror}")
     if fatal is not None:

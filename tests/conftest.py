@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 
 
@@ -29,7 +30,7 @@ class Rings:
 
     async def __call__(self, shards: int) -> Coordinator:
         if shards not in self._by_size:
-            coordinator = Coordinator(local_shards=shards)
+            coordinator = Coordinator(ClusterOptions(local_shards=shards))
             self._by_size[shards] = await self._stack.enter_async_context(coordinator)
             await coordinator.wait_for_local_shards()
         return self._by_size[shards]

@@ -14,8 +14,6 @@ from mlx_lm.utils import load_model
 from dnet_core.coordinator import Coordinator
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.transport.control import ShardStatus
-from dnet_core.transport.grpc_client import ShardClient
-from dnet_core.transport.grpc_link import open_channel
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import SamplingParams, TokenText
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
@@ -66,19 +64,15 @@ async def ring_tokens(
     ]
 
 
-async def statuses(coordinator: Coordinator) -> list[ShardStatus]:
+async def statuses(coordinator: Coordinator) -> tuple[ShardStatus, ...]:
     """What every shard says of itself now."""
-    found = []
-    for peer in coordinator.peers:
-        async with open_channel(peer.target, None) as channel:
-            found.append(await ShardClient(peer.name, channel).describe())
-    return found
+    return await coordinator.statuses()
 
 
-async def until_idle(coordinator: Coordinator) -> list[ShardStatus]:
+async def until_idle(coordinator: Coordinator) -> tuple[ShardStatus, ...]:
     """Wait until no shard has a session (at most the test's own timeout)."""
     while True:
-        found = await statuses(coordinator)
+        found = await coordinator.statuses()
         if not any(status.sessions for status in found):
             return found
         await asyncio.sleep(0.01)

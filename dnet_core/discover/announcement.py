@@ -26,7 +26,8 @@ class Announcement:
     """A shard in its own words.
 
     `id` is drawn when the process starts and says that two sightings are the same process, whatever its
-    name. `addresses` are those of its interfaces and may be empty (a shard that does not know them).
+    name. A port of 0 means that it serves none. `addresses` are those of its interfaces and may be empty (a
+    shard that does not know them).
     Raises ValueError when a field is not lawful: the words may come from anybody on the network.
     """
 
@@ -47,7 +48,7 @@ class Announcement:
             if not value or not value.isprintable() or len(value.encode()) > MAX_TXT_VALUE_BYTES:
                 raise ValueError(f"not a lawful {field}: {value!r}")
         for field in ("grpc_port", "http_port"):
-            if not 0 < getattr(self, field) < 65536:
+            if not 0 <= getattr(self, field) < 65536:
                 raise ValueError(f"not a port: {field} = {getattr(self, field)}")
 
 

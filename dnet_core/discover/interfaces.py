@@ -206,3 +206,15 @@ def _medium_of_port(port: str) -> Medium:
     if "Ethernet" in port or port.endswith("LAN"):
         return Medium.ETHERNET
     return Medium.UNKNOWN
+
+
+def host_towards(host: str) -> str:
+    """The address of this machine that packets to `host` leave from; nothing is sent.
+
+    Raises OSError when there is no way to it.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
+        own: str = probe.getsockname()[0]
+    return own

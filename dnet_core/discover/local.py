@@ -13,13 +13,13 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dnet_core import __version__
 from dnet_core.errors import StartError
-from dnet_core.settings import TIMEOUTS, child_environment, paths
-from dnet_core.types.devices import PROTOCOL_VERSION, Medium, Peer, PeerAddress, PeerSource
-
-LOOPBACK = "127.0.0.1"
+from dnet_core.settings import CLUSTER_KEY, TIMEOUTS, child_environment, paths
+from dnet_core.types.devices import PROTOCOL_VERSION, UNIX, Medium, Peer, PeerAddress, PeerSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,37 +33,62 @@ class LocalShard:
         return await self.process.wait()
 
 
-@asynccontextmanager
-async def local_shard(name: str, cluster: str) -> AsyncIterator[LocalShard]:
-    """Run a `dnet-shard` on loopback until the block ends; yields when it answers.
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """What all local shards share. `key` is the cluster key's text; `grpc_port` None: this machine only."""
 
-    What it writes goes to a log file of its own. Raises StartError naming that file when it does not start.
+    cluster: str
+    key: str
+    host: str
+    grpc_port: int | None
+
+
+@asynccontextmanager
+async def local_shard(name: str, options: LocalOptions) -> AsyncIterator[LocalShard]:
+    """Run a `dnet-shard` until the block ends; yields when it answers.
+
+    Other processes of this user reach it by a socket file in a folder of its own, other machines (when it
+    has a port) by mutual TLS. What it writes goes to a log file. Raises StartError naming that file when it
+    does not start.
     """
     log = paths().logs / f"shard-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dnet_core.shard.main", "--child", "--no-http"]
-    command += ["--name", name, "--cluster", cluster, "--host", LOOPBACK, "--grpc-port", "0"]
+    with TemporaryDirectory(prefix="dnet-") as folder:  # made for this user alone (mode 0700)
+        socket = Path(folder) / "shard"
+        process = await _start(name, options, socket, log)
+        try:
+            peer = Peer(
+                name=name,
+                addresses=(PeerAddress(f"{UNIX}{socket}", Medium.LOOPBACK),),
+                grpc_port=await _announced_port(process, name, log),
+                http_port=0,
+                version=__version__,
+                protocol_version=PROTOCOL_VERSION,
+                cluster=options.cluster,
+                source=PeerSource.LOCAL,
+            )
+            yield LocalShard(peer, process)
+        finally:
+            await _stop(process)
+
+
+async def _start(name: str, options: LocalOptions, socket: Path, log: Path) -> Process:
+    command = [sys.executable, "-m", "dnet_core.shard.main", "--child-socket", str(socket)]
+    command += ["--name", name, "--cluster", options.cluster, "--host", options.host]
+    if options.grpc_port is not None:
+        command += ["--grpc-port", str(options.grpc_port)]
     with log.open("wb") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=stderr, env=child_environment(), start_new_session=True
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=stderr,
+            env=child_environment(**{CLUSTER_KEY: options.key}),
+            start_new_session=True,  # Ctrl-C in the terminal is the head's business
         )
-    try:
-        peer = Peer(
-            name=name,
-            addresses=(PeerAddress(LOOPBACK, Medium.LOOPBACK),),
-            grpc_port=await _announced_port(process, name, str(log)),
-            http_port=0,
-            version=__version__,
-            protocol_version=PROTOCOL_VERSION,
-            cluster=cluster,
-            source=PeerSource.LOCAL,
-        )
-        yield LocalShard(peer, process)
-    finally:
-        await _stop(process)
 
 
-async def _announced_port(process: Process, name: str, log: str) -> int:
+async def _announced_port(process: Process, name: str, log: Path) -> int:
     assert process.stdout is not None, "the child was started with a pipe"
     try:
         async with asyncio.timeout(TIMEOUTS.start_shard_s):
@@ -71,9 +96,14 @@ async def _announced_port(process: Process, name: str, log: str) -> int:
     except TimeoutError:
         line = b""
     if not line:
-        raise StartError(f"the local shard '{name}' did not start: see {log}")
+        raise StartError(f"the local shard '{name}' did not start: {_last_line(log)} (more in {log})")
     port: int = json.loads(line)["grpc_port"]
     return port
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
 
 
 async def _stop(process: Process) -> None:

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,22 +20,31 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from dnet_core import __version__, http_server
-from dnet_core.errors import StartError
+from dnet_core.discover.announcement import Announcement, new_id
+from dnet_core.discover.mdns import Advertisement
+from dnet_core.errors import DnetError, StartError
+from dnet_core.settings import inherited_cluster_key, paths
 from dnet_core.shard.mlx_thread import MlxThread
-from dnet_core.shard.server import Identity, ShardServer
-from dnet_core.transport import grpc_server
+from dnet_core.shard.server import ShardServer
+from dnet_core.tasks import beside
+from dnet_core.transport import grpc_server, tls
+from dnet_core.types.devices import PROTOCOL_VERSION
 
 DESCRIPTION = """\
 Hold layers of a model on this machine and run them when the ring comes round.
 
-A head (dnet-tui or dnet-api) finds or is told this shard, gives it layers, and drives it.
+A head (dnet-tui or dnet-api) finds this shard on the network, or is told where it is, gives it layers and
+drives it. Both must have the same cluster key.
 """
 
 EXAMPLES = """\
 examples:
-  dnet-shard                                       listen on 58081 (gRPC) and 8081 (HTTP /health)
-  dnet-shard --name mini --grpc-port 58082         another name and port
-  dnet-tui --peer mini.local:58081                 on the head: use that shard
+  dnet-shard --show-key             on the head: print the cluster key
+  dnet-shard --join KEY             here, once: take that key, then serve
+  dnet-shard                        serve on 58081 (gRPC) and 8081 (HTTP /health), announced by mDNS
+  dnet-shard --name mini --grpc-port 58082 --http-port 8082
+                                    a second one on the same machine
+  dnet-tui --peer 10.0.0.7:58081    on the head, where multicast is blocked
 """
 
 
@@ -44,15 +55,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="how the ring calls it")
-    parser.add_argument("--cluster", default="default", help="only heads of the same cluster use it")
+    host_name = socket.gethostname().split(".")[0]
+    parser.add_argument("--name", default=host_name, help="what the ring calls it (default: %(default)s)")
+    parser.add_argument("--cluster", default="default", help="only heads of this cluster see it")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
-    parser.add_argument("--grpc-port", type=int, default=58081, help="0 picks a free one (default: 58081)")
+    parser.add_argument("--grpc-port", type=int, help="0 picks a free one (default: 58081)")
     parser.add_argument("--http-port", type=int, default=8081, help="serves /health (default: 8081)")
-    parser.add_argument("--no-http", action="store_true", help="serve no HTTP at all")
+    parser.add_argument("--no-mdns", action="store_true", help="do not announce; heads need --peer")
+    parser.add_argument("--join", metavar="KEY", help="take this cluster key for this machine, then serve")
+    parser.add_argument("--show-key", action="store_true", help="print this machine's cluster key and exit")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"dnet-shard {__version__}")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    # A child of a head on this machine: serves on this socket file, and only as long as its stdin is open.
+    parser.add_argument("--child-socket", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
@@ -62,25 +77,61 @@ async def serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    certificate = tls.issue(_cluster_key(options), options.name)
     async with AsyncExitStack() as stack:
-        listener = None if options.no_http else http_server.bind(options.host, options.http_port)
-        http_port = listener.getsockname()[1] if listener else 0
+        listener = None if options.child_socket else http_server.bind(options.host, options.http_port)
         thread = stack.enter_context(MlxThread())
-        identity = Identity(options.name, options.cluster, options.grpc_port, http_port)
-        shard = await stack.enter_async_context(ShardServer(identity, thread, None))
-        grpc_port = await stack.enter_async_context(
-            grpc_server.serve(shard, options.host, options.grpc_port, None)
+        shard = ShardServer(_announcement(options), thread, tls.channel_credentials(certificate))
+        await stack.enter_async_context(shard)
+        endpoints = grpc_server.Endpoints(
+            options.host, _grpc_port(options), options.child_socket, tls.server_credentials(certificate)
         )
-        shard.identity = Identity(options.name, options.cluster, grpc_port, http_port)
-        if listener is not None:
-            await stack.enter_async_context(http_server.serve(_health_app(shard), listener))
-        if options.child:
+        grpc_port = await stack.enter_async_context(grpc_server.serve(shard, endpoints))
+        if listener is None:
+            shard.announcement = replace(shard.announcement, grpc_port=grpc_port)
             await _watch_parent(stop)
             print(json.dumps({"grpc_port": grpc_port}), flush=True)
         else:
-            where = f"gRPC {grpc_port}" + (f", http://localhost:{http_port}/health" if listener else "")
-            print(f"dnet-shard {__version__} '{options.name}' is ready on {where}", flush=True)
+            http_port = await stack.enter_async_context(http_server.serve(_health_app(shard), listener))
+            shard.announcement = replace(shard.announcement, grpc_port=grpc_port, http_port=http_port)
+            if not options.no_mdns:
+                await stack.enter_async_context(beside(_advertise(shard)))
+            print(
+                f"dnet-shard {__version__} '{options.name}' is ready: gRPC on {grpc_port},"
+                f" http://localhost:{http_port}/health",
+                flush=True,
+            )
         await stop.wait()
+
+
+def _cluster_key(options: argparse.Namespace) -> tls.ClusterKey:
+    if options.join is not None:
+        tls.save_key(tls.ClusterKey.from_text(options.join), paths().cluster_key)
+    return tls.find_key(inherited_cluster_key(), paths().cluster_key)
+
+
+def _grpc_port(options: argparse.Namespace) -> int | None:
+    if options.grpc_port is None and options.child_socket is None:
+        return 58081
+    port: int | None = options.grpc_port
+    return port
+
+
+def _announcement(options: argparse.Namespace) -> Announcement:
+    """What this shard says of itself before its ports are known."""
+    try:
+        return Announcement(new_id(), options.name, __version__, PROTOCOL_VERSION, 0, 0, options.cluster)
+    except ValueError as error:
+        raise StartError(
+            f"cannot start as '{options.name}' of cluster '{options.cluster}': {error}"
+        ) from error
+
+
+async def _advertise(shard: ShardServer) -> None:
+    """Tell the network of this shard; it may get another name, where its own is taken."""
+    async with Advertisement(shard.announcement) as advertisement:
+        shard.advertise(advertisement)
+        await asyncio.Event().wait()
 
 
 def _health_app(shard: ShardServer) -> Starlette:
@@ -105,7 +156,7 @@ async def _watch_parent(stop: asyncio.Event) -> None:
     """Set `stop` when standard input ends: the parent holds its other end for as long as it lives."""
 
     class Watch(asyncio.Protocol):
-        def connection_lost(self, error: Exception | None) -> None:
+        def connection_lost(self, _error: Exception | None) -> None:
             stop.set()
 
         def eof_received(self) -> bool:
@@ -116,17 +167,20 @@ async def _watch_parent(stop: asyncio.Event) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run `dnet-shard`. Exits with 1 and one line when it cannot start as asked."""
     options = parse(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    code = 0
     try:
-        asyncio.run(serve(options))
-    except StartError as error:
+        if options.show_key:
+            print(_cluster_key(options).text)
+        else:
+            asyncio.run(serve(options))
+    except DnetError as error:
         print(f"dnet-shard: {error}", file=sys.stderr)
         code = 1
-    else:
-        code = 0
     sys.stdout.flush()
     sys.stderr.flush()
     # A step may still be computing; waiting for it could take seconds, and tearing MLX down under it crashes.

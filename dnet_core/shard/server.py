@@ -22,6 +22,8 @@ import mlx.core as mx
 import psutil
 
 from dnet_core import __version__
+from dnet_core.discover.announcement import Announcement
+from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
 from dnet_core.settings import TIMEOUTS
 from dnet_core.shard.mlx_thread import MlxThread
@@ -33,6 +35,7 @@ from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import (
     Arrival,
+    Hop,
     LoadOrder,
     LoadReport,
     LoadStep,
@@ -41,19 +44,8 @@ from dnet_core.transport.control import (
 )
 from dnet_core.transport.frames import Cancel, DriverFrame, Fault
 from dnet_core.transport.grpc_link import OUTBOX_FRAMES, RingLink, open_channel, ring_link
-from dnet_core.types.devices import PROTOCOL_VERSION
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What this shard is called and where it listens."""
-
-    name: str
-    cluster: str
-    grpc_port: int
-    http_port: int  # 0: no HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +59,11 @@ class ShardServer:
     """Serves one model's windows. `async with` owns its tasks; it is a `ShardService`."""
 
     def __init__(
-        self, identity: Identity, thread: MlxThread, credentials: grpc.ChannelCredentials | None
+        self, announcement: Announcement, thread: MlxThread, credentials: grpc.ChannelCredentials
     ) -> None:
-        self.identity = identity
+        """`announcement` is what this shard says of itself; it may be replaced while it serves."""
+        self._announcement = announcement
+        self._advertisement: Advertisement | None = None
         self._thread = thread
         self._credentials = credentials
         self._tasks = TaskScope()
@@ -87,17 +81,37 @@ class ShardServer:
     ) -> None:
         await self._tasks.__aexit__(kind, error, trace)
 
+    @property
+    def announcement(self) -> Announcement:
+        """What this shard says of itself: name, addresses and Thunderbolt ports as they are now."""
+        return self._advertisement.announcement if self._advertisement else self._announcement
+
+    @announcement.setter
+    def announcement(self, announcement: Announcement) -> None:
+        self._announcement = announcement
+
+    def advertise(self, advertisement: Advertisement) -> None:
+        """From now on say what `advertisement` tells the network."""
+        self._advertisement = advertisement
+
+    @property
+    def name(self) -> str:
+        return self.announcement.name
+
     # ---- control ----
 
     def status(self) -> ShardStatus:
         loaded = self._loaded
         return ShardStatus(
-            name=self.identity.name,
-            version=__version__,
-            protocol_version=PROTOCOL_VERSION,
-            cluster=self.identity.cluster,
-            grpc_port=self.identity.grpc_port,
-            http_port=self.identity.http_port,
+            id=self.announcement.id,
+            name=self.name,
+            version=self.announcement.version,
+            protocol_version=self.announcement.protocol_version,
+            cluster=self.announcement.cluster,
+            grpc_port=self.announcement.grpc_port,
+            http_port=self.announcement.http_port,
+            addresses=self.announcement.addresses,
+            thunderbolt=self.announcement.thunderbolt,
             backend=backend(),
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
@@ -110,10 +124,10 @@ class ShardServer:
     async def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
-            raise NotReady(f"{self.identity.name} is already loading a model: wait for it or cancel it")
+            raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
         if order.streamed or order.kv_bits != 16:
             raise RequestError(
-                f"{self.identity.name} (dnet {__version__}) keeps all layers in memory with 16-bit KV:"
+                f"{self.name} (dnet {__version__}) keeps all layers in memory with 16-bit KV:"
                 " streamed layers and KV quantisation are not in this version"
             )
         async with self._changing:
@@ -134,7 +148,7 @@ class ShardServer:
         model = await self._thread.call(partial(open_model, found[0], order.model))
         if model.num_layers != order.num_layers:
             raise LoadError(
-                f"'{order.model}' has {model.num_layers} layers on {self.identity.name}, but the plan has"
+                f"'{order.model}' has {model.num_layers} layers on {self.name}, but the plan has"
                 f" {order.num_layers}: the two machines have different models under this name"
             )
         await self._thread.call(partial(model.check_windows, order.windows))
@@ -145,12 +159,10 @@ class ShardServer:
             to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
             again=self._thread.post,
         )
-        runtime = Runtime(self.identity.name, order, model, outputs)
+        runtime = Runtime(self.name, order, model, outputs)
         yield LoadReport(LoadStep.WARM, 0, 0, "")
         await self._thread.call(runtime.warm)
-        hop = None
-        if order.next_name != self.identity.name:
-            hop = await Held.open(self._tasks, self._hop(order.next_name, order.next_target))
+        hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
         self._loaded = _Loaded(order, runtime, hop)
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
@@ -223,7 +235,7 @@ class ShardServer:
 
     def _require(self) -> _Loaded:
         if self._loaded is None:
-            raise NotReady(f"{self.identity.name} has no model loaded")
+            raise NotReady(f"{self.name} has no model loaded")
         return self._loaded
 
     # ---- ring ----
@@ -232,8 +244,8 @@ class ShardServer:
         """Take a frame off a link: at once for Cancel, in order on the compute thread for all else."""
         frame = arrival.frame
         if self._loaded is None:
-            fault = NotReady(f"{self.identity.name} has no model loaded")
-            self._tell_all(Fault(frame.session, self.identity.name, type(fault).__name__, str(fault)))
+            fault = NotReady(f"{self.name} has no model loaded")
+            self._tell_all(Fault(frame.session, self.name, type(fault).__name__, str(fault)))
             return
         runtime = self._loaded.runtime
         if isinstance(frame, Cancel):
@@ -283,16 +295,16 @@ class ShardServer:
         try:
             hop.value.send(frame)
         except DnetError as error:
-            self._tell_all(Fault(frame.session, self.identity.name, type(error).__name__, str(error)))
+            self._tell_all(Fault(frame.session, self.name, type(error).__name__, str(error)))
 
     @asynccontextmanager
-    async def _hop(self, peer: str, target: str) -> AsyncIterator[RingLink]:
+    async def _hop(self, hop: Hop) -> AsyncIterator[RingLink]:
         async with (
-            open_channel(target, self._credentials) as channel,
+            open_channel(hop.target, self._credentials) as channel,
             ring_link(
                 channel,
-                peer,
-                self.identity.name,
+                hop.name,
+                self.name,
                 TIMEOUTS.connect_s,
                 on_frame=lambda _frame: None,  # a neighbour says nothing but pongs
                 on_lost=self._lost_next,
@@ -306,7 +318,7 @@ class ShardServer:
         if self._loaded is not None:
             for session in self._loaded.runtime.sessions:
                 self._loaded.runtime.cancel(session)
-                self._tell_all(Fault(session, self.identity.name, type(error).__name__, str(error)))
+                self._tell_all(Fault(session, self.name, type(error).__name__, str(error)))
 
 
 async def _outcome(work: Awaitable[None]) -> DnetError | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from dnet_core.errors import ProtocolError
 from dnet_core.transport.control import (
+    Hop,
     LoadOrder,
     LoadReport,
     LoadStep,
@@ -28,6 +29,7 @@ from dnet_core.transport.frames import (
     Token,
 )
 from dnet_core.transport.pb import shard_pb2 as pb
+from dnet_core.types.devices import Medium, PeerAddress, ThunderboltPort
 from dnet_core.types.generation import FinishReason, SamplingParams, StageTime, TokenLogprob
 from dnet_core.types.ring import LayerWindow
 
@@ -208,6 +210,9 @@ def encode_status(status: ShardStatus) -> pb.DescribeReply:
         model=status.model,
         sessions=status.sessions,
         steps=status.steps,
+        id=status.id,
+        addresses=[pb.Address(host=a.host, medium=a.medium) for a in status.addresses],
+        thunderbolt=[pb.ThunderboltPort(domain=t.domain, connected=t.connected) for t in status.thunderbolt],
     )
 
 
@@ -226,7 +231,15 @@ def decode_status(m: pb.DescribeReply) -> ShardStatus:
         model=m.model if m.HasField("model") else None,
         sessions=tuple(m.sessions),
         steps=m.steps,
+        id=m.id,
+        addresses=tuple(PeerAddress(a.host, _medium(a.medium)) for a in m.addresses),
+        thunderbolt=tuple(ThunderboltPort(t.domain, tuple(t.connected)) for t in m.thunderbolt),
     )
+
+
+def _medium(name: str) -> Medium:
+    """A newer version may know more of them than this one."""
+    return next((medium for medium in Medium if medium == name), Medium.UNKNOWN)
 
 
 def encode_load(order: LoadOrder) -> pb.LoadRequest:
@@ -238,8 +251,7 @@ def encode_load(order: LoadOrder) -> pb.LoadRequest:
         num_buffers=order.num_buffers,
         context_tokens=order.context_tokens,
         kv_bits=order.kv_bits,
-        next_name=order.next_name,
-        next_target=order.next_target,
+        next=None if order.next is None else pb.Hop(name=order.next.name, target=order.next.target),
     )
 
 
@@ -258,8 +270,7 @@ def decode_load(m: pb.LoadRequest) -> LoadOrder:
         num_buffers=m.num_buffers,
         context_tokens=m.context_tokens,
         kv_bits=m.kv_bits,
-        next_name=m.next_name,
-        next_target=m.next_target,
+        next=Hop(m.next.name, m.next.target) if m.HasField("next") else None,
     )
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from dnet_core.transport.frames import DriverFrame, RingFrame
+from dnet_core.types.devices import PeerAddress, ThunderboltPort
 from dnet_core.types.generation import SamplingParams
 from dnet_core.types.ring import LayerWindow
 
@@ -16,12 +17,15 @@ from dnet_core.types.ring import LayerWindow
 class ShardStatus:
     """A shard's answer to "who are you, what do you hold". Bytes are of MLX arrays, by MLX's own count."""
 
+    id: str
     name: str
     version: str
     protocol_version: int
     cluster: str
     grpc_port: int
     http_port: int
+    addresses: tuple[PeerAddress, ...]
+    thunderbolt: tuple[ThunderboltPort, ...]
     backend: str
     active_bytes: int
     peak_bytes: int
@@ -29,6 +33,14 @@ class ShardStatus:
     model: str | None
     sessions: tuple[str, ...]
     steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next shard of the ring; `target` as gRPC takes it: `host:port` or `unix:path`."""
+
+    name: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +54,7 @@ class LoadOrder:
     num_buffers: int
     context_tokens: int
     kv_bits: int
-    next_name: str
-    next_target: str
+    next: Hop | None  # None: a ring of one
 
 
 class LoadStep(StrEnum):

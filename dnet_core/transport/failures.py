@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 
 from dnet_core import errors
-from dnet_core.errors import DnetError, PeerLost, ProtocolError, TrustError
+from dnet_core.errors import DnetError, PeerLost, ProtocolError
+from dnet_core.transport import tls
 
 ERROR_KEY = "dnet-error"
 
@@ -41,9 +42,10 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> DnetError:
         if key == ERROR_KEY:
             return rebuild(str(value), error.details() or "")
     details = error.details() or error.code().name.lower()
+    distrust = tls.refusal(peer, details)
+    if distrust is not None:
+        return distrust
     match error.code():
-        case grpc.StatusCode.UNAVAILABLE if "handshake" in details.lower() or "ssl" in details.lower():
-            return TrustError(f"{peer} has another cluster key: start both with the same one")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return PeerLost(peer, details)
         case grpc.StatusCode.UNIMPLEMENTED:

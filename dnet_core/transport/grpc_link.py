@@ -22,6 +22,8 @@ from dnet_core.transport.failures import from_rpc
 from dnet_core.transport.frames import DriverFrame, RingFrame
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.transport.pb.shard_pb2_grpc import ShardStub
+from dnet_core.transport.tls import CHANNEL_OPTIONS
+from dnet_core.types.devices import UNIX
 
 CALLER_KEY = "dnet-caller"
 DRIVER_PREFIX = "driver:"
@@ -47,10 +49,11 @@ PING_DEADLINE_S = 10.0
 FIRST_PINGS = 5
 
 
-def open_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    if credentials is None:
+def open_channel(target: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+    """A channel to a shard: TLS over a network; a socket file is guarded by its folder's permissions."""
+    if target.startswith(UNIX):
         return grpc.aio.insecure_channel(target, options=OPTIONS)
-    return grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options=(*OPTIONS, *CHANNEL_OPTIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,9 @@ class RingLink:
             if message.HasField("pong"):
                 now = time.monotonic_ns()
                 round_trip = now - message.pong.ping_sent_ns
-                middle = message.pong.ping_sent_ns + round_trip // 2
-                self._pong.put_nowait(Clock(message.pong.received_ns - middle, round_trip))
+                offset = message.pong.received_ns - (message.pong.ping_sent_ns + round_trip // 2)
+                # Clocks that agree to within the exchange are one clock: both processes run on one machine.
+                self._pong.put_nowait(Clock(offset if abs(offset) > round_trip else 0, round_trip))
             for frame in codec.decode_driver(message):
                 on_frame(frame)
 
@@ -179,7 +183,7 @@ async def ring_link(
     Raises PeerLost, TrustError or DeadlineExceeded when it does not.
     """
     stub = ShardStub(channel)  # type: ignore[no-untyped-call]
-    call = stub.Ring(metadata=((CALLER_KEY, caller),), wait_for_ready=True)
+    call = stub.Ring(metadata=((CALLER_KEY, caller),))
     link = RingLink(peer, call)
     ready = asyncio.Event()
     async with beside(link.run(ready, on_frame, on_lost)):

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
@@ -18,7 +20,7 @@ from dnet_core.transport.failures import ERROR_KEY, code_of
 from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, OPTIONS
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.transport.pb.shard_pb2_grpc import ShardServicer, add_ShardServicer_to_server
-from dnet_core.types.devices import grpc_target
+from dnet_core.types.devices import UNIX, grpc_target
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -103,22 +105,42 @@ class _Servicer(ShardServicer):
                 await context.write(codec.encode_driver(frames))
 
 
-@asynccontextmanager
-async def serve(
-    service: ShardService, host: str, port: int, credentials: grpc.ServerCredentials | None
-) -> AsyncIterator[int]:
-    """Serve until the block ends; yields the bound port (`port` 0 picks a free one).
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a shard listens: TCP with mutual TLS (`port` 0 picks a free one, None: not at all) and, for
+    processes of the same user on this machine, a socket file in a folder that nobody else may enter.
+    """
 
-    Raises StartError when the address cannot be bound.
+    host: str
+    port: int | None
+    socket: Path | None
+    credentials: grpc.ServerCredentials
+
+
+@asynccontextmanager
+async def serve(service: ShardService, endpoints: Endpoints) -> AsyncIterator[int]:
+    """Serve until the block ends; yields the bound TCP port (0: none was asked for).
+
+    Raises StartError when an address cannot be bound.
     """
     server = grpc.aio.server(options=OPTIONS)
     add_ShardServicer_to_server(_Servicer(service), server)  # type: ignore[no-untyped-call]
+    bound = 0
+    if endpoints.socket is not None:
+        server.add_insecure_port(f"{UNIX}{endpoints.socket}")
+    if endpoints.port is not None:
+        bound = _bind(server, endpoints.host, endpoints.port, endpoints.credentials)
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(grace=0.2)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
     address = grpc_target(host, port)
     try:
-        if credentials is None:
-            bound = server.add_insecure_port(address)
-        else:
-            bound = server.add_secure_port(address, credentials)
+        bound = server.add_secure_port(address, credentials)
     except RuntimeError:
         bound = 0
     if bound == 0:
@@ -126,8 +148,4 @@ async def serve(
             f"cannot listen on {address} for gRPC: the port is taken or the address is not this machine's."
             " Choose another with --grpc-port (0 picks a free one)"
         )
-    await server.start()
-    try:
-        yield bound
-    finally:
-        await server.stop(grace=0.2)
+    return bound

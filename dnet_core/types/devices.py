@@ -9,6 +9,10 @@ PROTOCOL_VERSION = 1
 """Bumped when the meaning of a message on the wire changes; peers with another one are shown, not used."""
 
 
+UNIX = "unix:"
+"""Begins the address of a shard on this machine that listens on a socket file."""
+
+
 class Medium(StrEnum):
     THUNDERBOLT = "thunderbolt"
     ETHERNET = "ethernet"
@@ -73,5 +77,7 @@ class Peer:
 
 
 def grpc_target(host: str, port: int) -> str:
-    """Join `host` and `port`; an IPv6 address gets its brackets."""
+    """Join `host` and `port`; an IPv6 address gets its brackets. A `unix:` path needs no port."""
+    if host.startswith(UNIX):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,8 +11,24 @@ class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Address(_message.Message):
+    __slots__ = ("host", "medium")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    MEDIUM_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    medium: str
+    def __init__(self, host: _Optional[str] = ..., medium: _Optional[str] = ...) -> None: ...
+
+class ThunderboltPort(_message.Message):
+    __slots__ = ("domain", "connected")
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    domain: str
+    connected: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, domain: _Optional[str] = ..., connected: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps")
+    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +42,9 @@ class DescribeReply(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    THUNDERBOLT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     protocol_version: int
@@ -39,7 +58,10 @@ class DescribeReply(_message.Message):
     model: str
     sessions: _containers.RepeatedScalarFieldContainer[str]
     steps: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ...) -> None: ...
+    id: str
+    addresses: _containers.RepeatedCompositeFieldContainer[Address]
+    thunderbolt: _containers.RepeatedCompositeFieldContainer[ThunderboltPort]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("start", "stop")
@@ -50,7 +72,7 @@ class Window(_message.Message):
     def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("model", "num_layers", "windows", "streamed", "num_buffers", "context_tokens", "kv_bits", "next_name", "next_target")
+    __slots__ = ("model", "num_layers", "windows", "streamed", "num_buffers", "context_tokens", "kv_bits", "next")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
@@ -58,8 +80,7 @@ class LoadRequest(_message.Message):
     NUM_BUFFERS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_BITS_FIELD_NUMBER: _ClassVar[int]
-    NEXT_NAME_FIELD_NUMBER: _ClassVar[int]
-    NEXT_TARGET_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     model: str
     num_layers: int
     windows: _containers.RepeatedCompositeFieldContainer[Window]
@@ -67,9 +88,16 @@ class LoadRequest(_message.Message):
     num_buffers: int
     context_tokens: int
     kv_bits: int
-    next_name: str
-    next_target: str
-    def __init__(self, model: _Optional[str] = ..., num_layers: _Optional[int] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., streamed: _Optional[_Iterable[int]] = ..., num_buffers: _Optional[int] = ..., context_tokens: _Optional[int] = ..., kv_bits: _Optional[int] = ..., next_name: _Optional[str] = ..., next_target: _Optional[str] = ...) -> None: ...
+    next: Hop
+    def __init__(self, model: _Optional[str] = ..., num_layers: _Optional[int] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., streamed: _Optional[_Iterable[int]] = ..., num_buffers: _Optional[int] = ..., context_tokens: _Optional[int] = ..., kv_bits: _Optional[int] = ..., next: _Optional[_Union[Hop, _Mapping]] = ...) -> None: ...
+
+class Hop(_message.Message):
+    __slots__ = ("name", "target")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    target: str
+    def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
     __slots__ = ("step", "done_bytes", "total_bytes", "fingerprint")

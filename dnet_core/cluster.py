@@ -1,0 +1,186 @@
+"""Who is there: local shards and discovered ones as one set of peers, and how each reaches the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import grpc
+
+from dnet_core import __version__
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.discover.announcement import Announcement
+from dnet_core.discover.interfaces import host_towards
+from dnet_core.discover.local import LocalOptions, LocalShard, local_shard
+from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
+from dnet_core.discover.sightings import Membership
+from dnet_core.discover.thunderbolt import hop_addresses
+from dnet_core.errors import NotReady, StartError
+from dnet_core.events import Event, PeerJoined, PeerLeft
+from dnet_core.settings import inherited_cluster_key, paths
+from dnet_core.tasks import Held, TaskScope
+from dnet_core.transport import tls
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.grpc_link import open_channel
+from dnet_core.types.devices import Peer, PeerSource, grpc_target
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 3.0
+"""How long the first plan waits for shards that were named or announce themselves."""
+
+
+class Cluster:
+    """The devices of one head. Owned by the coordinator, whose tasks it uses."""
+
+    def __init__(self, options: ClusterOptions, tasks: TaskScope, emit: Callable[[Event], None]) -> None:
+        self._options = options
+        self._tasks = tasks
+        self._emit = emit
+        self._peers: dict[str, Peer] = {}
+        self._locals: dict[str, LocalShard] = {}
+        self._started = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._failure: StartError | None = None
+        self._key = tls.find_key(inherited_cluster_key(), paths().cluster_key)
+        self._credentials = tls.channel_credentials(tls.issue(self._key, "head"))
+
+    def start(self) -> None:
+        """Begin to start local shards and to look around; returns at once."""
+        self._tasks.start(self._run_locals())
+        if self._options.looks_around:
+            self._tasks.start(self._look_around())
+            self._tasks.start(self._settle())
+        else:
+            self._settled.set()
+
+    @property
+    def key(self) -> tls.ClusterKey:
+        return self._key
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials:
+        return self._credentials
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """All that are there, in the order in which they came; some may not be able to join."""
+        return tuple(self._peers.values())
+
+    async def wait_for_local_shards(self) -> None:
+        """Return when the local shards answer. Raises StartError when one does not start."""
+        await self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def usable_peers(self) -> tuple[Peer, ...]:
+        """The peers that a plan may use. Raises NotReady when there are none."""
+        await self.wait_for_local_shards()
+        await self._settled.wait()
+        usable = tuple(peer for peer in self.peers if peer.cannot_join is None)
+        if usable:
+            return usable
+        refused = "; ".join(f"{peer.name} {peer.cannot_join}" for peer in self.peers)
+        raise NotReady(
+            "no device can be used: start dnet-shard on one, or leave out --no-local-shard"
+            + (f" ({refused})" if refused else "")
+        )
+
+    def peer(self, name: str) -> Peer:
+        """Raises NotReady when it is not there."""
+        if name not in self._peers:
+            raise NotReady(f"'{name}' is not there: known devices are {', '.join(self._peers) or 'none'}")
+        return self._peers[name]
+
+    def target(self, source: Peer, target: Peer) -> str:
+        """Where `source` reaches `target`, as gRPC takes it."""
+        if target.source is PeerSource.LOCAL:
+            if source.source is PeerSource.LOCAL:
+                return target.target
+            if not target.grpc_port:
+                raise NotReady(f"{target.name} works for this machine alone: start the head with --grpc-port")
+            return grpc_target(host_towards(source.addresses[0].host), target.grpc_port)
+        return grpc_target(hop_addresses(source, target, self.peers)[0].host, target.grpc_port)
+
+    @asynccontextmanager
+    async def client(self, name: str) -> AsyncIterator[ShardClient]:
+        """Control calls to the shard `name`."""
+        async with open_channel(self.peer(name).target, self._credentials) as channel:
+            yield ShardClient(name, channel)
+
+    def leave(self, name: str, reason: str) -> None:
+        """Forget a peer that does not answer any more."""
+        if self._peers.pop(name, None) is not None:
+            self._emit(PeerLeft(name, reason))
+
+    def _join(self, peer: Peer) -> None:
+        self._peers[peer.name] = peer
+        self._emit(PeerJoined(peer))
+
+    async def _run_locals(self) -> None:
+        names = _local_names(self._options.local_shards)
+        host = "0.0.0.0" if self._options.looks_around else "127.0.0.1"  # noqa: S104 - mutual TLS guards it
+        options = LocalOptions(self._options.name, self._key.text, host, self._options.grpc_port)
+        try:
+            async with AsyncExitStack() as stack:
+                starting = [
+                    Held.open(self._tasks, local_shard(name, options if i == 0 else _any_port(options)))
+                    for i, name in enumerate(names)
+                ]
+                for held in await asyncio.gather(*starting):
+                    stack.push_async_callback(held.release)
+                    self._join(held.value.peer)
+                    self._tasks.start(self._watch_local(held.value))
+                self._started.set()
+                await asyncio.Event().wait()
+        except StartError as error:
+            self._failure = error
+            self._started.set()
+
+    async def _watch_local(self, shard: LocalShard) -> None:
+        code = await shard.exited()
+        self.leave(shard.peer.name, f"its process ended with exit code {code}")
+
+    async def _look_around(self) -> None:
+        member = Membership(self._options.name, __version__)
+        async with Discovery(
+            member, self._describe, static=self._options.static, mdns_enabled=self._options.mdns
+        ) as discovery:
+            async for change in discovery.watch():
+                match change:
+                    case PeerSeen(peer):
+                        self._join(peer)
+                    case PeerVanished(name, reason):
+                        self.leave(name, reason)
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(SETTLE_S)
+        self._settled.set()
+
+    async def _describe(self, target: str) -> Announcement:
+        async with open_channel(target, self._credentials) as channel:
+            status = await ShardClient(target, channel).describe()
+        return Announcement(
+            id=status.id,
+            name=status.name,
+            version=status.version,
+            protocol_version=status.protocol_version,
+            grpc_port=status.grpc_port,
+            http_port=status.http_port,
+            cluster=status.cluster,
+            addresses=status.addresses,
+            thunderbolt=status.thunderbolt,
+        )
+
+
+def _any_port(options: LocalOptions) -> LocalOptions:
+    return options if options.grpc_port is None else replace(options, grpc_port=0)
+
+
+def _local_names(count: int) -> tuple[str, ...]:
+    host = socket.gethostname().split(".")[0]
+    return (host,) if count == 1 else tuple(f"{host}-{i + 1}" for i in range(count))
