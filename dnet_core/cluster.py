@@ -78,12 +78,12 @@ class Cluster:
             raise self._failure
 
     async def usable_peers(self) -> tuple[Peer, ...]:
-        """The peers that a plan may use. Raises NotReady when there are none."""
+        """The peers that a plan may use, this machine's first. Raises NotReady when there are none."""
         await self.wait_for_local_shards()
         await self._settled.wait()
-        usable = tuple(peer for peer in self.peers if peer.cannot_join is None)
+        usable = [peer for peer in self.peers if peer.cannot_join is None]
         if usable:
-            return usable
+            return tuple(sorted(usable, key=lambda peer: peer.source is not PeerSource.LOCAL))
         refused = "; ".join(f"{peer.name} {peer.cannot_join}" for peer in self.peers)
         raise NotReady(
             "no device can be used: start dnet-shard on one, or leave out --no-local-shard"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,28 +279,18 @@ class Coordinator:
 
     # ---- generate ----
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Continue a conversation; ends with GenerationDone. Close the generator to stop every shard.
 
         Raises NotReady when nothing is loaded, RequestErrors, RingErrors.
         """
-        stream = self._driver().generate(request)
-        try:
-            async for event in stream:
-                yield event
-        finally:
-            await stream.aclose()
+        return self._driver().generate(request)
 
-    async def generate_from(
+    def generate_from(
         self, tokens: tuple[int, ...], sampling: SamplingParams
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Like `generate`, for a prompt that is token ids already."""
-        stream = self._driver().generate_from(tokens, sampling)
-        try:
-            async for event in stream:
-                yield event
-        finally:
-            await stream.aclose()
+        return self._driver().generate_from(tokens, sampling)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dnet_core.errors import ContextTooLong, DeadlineExceeded, DnetError, NotReady, RequestError
@@ -67,24 +67,20 @@ class Driver:
                 self._links[shard.peer] = await stack.enter_async_context(link)
             yield
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Continue a conversation. See `generate_from`."""
         tokens = self.tokenizer.encode_chat(request.messages, **dict(request.template_kwargs))
-        stream = self.generate_from(tokens, request.sampling)
-        try:
-            async for event in stream:
-                yield event
-        finally:
-            await stream.aclose()
+        return self.generate_from(tokens, request.sampling)
 
     async def generate_from(
-        self, tokens: tuple[int, ...], sampling: SamplingParams
+        self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Continue the prompt `tokens`; ends with GenerationDone. Closing the generator stops every shard.
 
+        `shown` are special tokens whose spelling belongs to the text.
         Raises ContextTooLong and RequestError before anything is computed, RingErrors later.
         """
-        session = AnswerSession(self._order(tokens, sampling), self.tokenizer)
+        session = AnswerSession(self._order(tokens, sampling), self.tokenizer, shown)
         name = session.order.session
         self._live[name] = session
         try:
