@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 
 from dnet_core.generate.tokenizer import Tokenizer
@@ -27,15 +27,22 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Detokenizer:
-    """The text of one answer. Special and end-of-sequence tokens have none. Owned by one generation."""
+    """The text of one answer. Owned by one generation.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._hidden = tokenizer.hidden_token_ids
+    Special and end-of-sequence tokens have no text, but those in `shown` have their spelling: formats of
+    tool calls and reasoning are written with them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._shown = tokenizer.hidden_token_ids & set(shown)
         self._text = _text_stream(tokenizer)
 
     def add(self, token: int) -> str:
         """Return the text that `token` completes: empty while a character is incomplete."""
-        return "" if token in self._hidden else self._text.add(token)
+        if token in self._shown:
+            return self._text.flush() + (self._tokenizer.token_text(token) or "")
+        return "" if token in self._tokenizer.hidden_token_ids else self._text.add(token)
 
     def flush(self) -> str:
         """Return what is left at the end: U+FFFD for the bytes of a character that never became complete."""
@@ -140,7 +147,9 @@ class _WindowStream:
         return new
 
     def flush(self) -> str:
-        return self._tokenizer.decode(self._window)[self._num_shown :]
+        rest = self._tokenizer.decode(self._window)[self._num_shown :]
+        self._window, self._num_shown, self._cut = [], 0, None
+        return rest
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 
 from dnet_core.generate.detokenize import Detokenizer
 from dnet_core.generate.stop import StopMatcher
@@ -16,14 +17,15 @@ from dnet_core.types.generation import FinishReason, GenerationDone, TokenText
 class AnswerSession:
     """Owned by the task that iterates the answer; the links only put frames into `mailbox`."""
 
-    def __init__(self, order: SessionOrder, tokenizer: Tokenizer) -> None:
+    def __init__(self, order: SessionOrder, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
+        """`shown` are special tokens whose spelling belongs to the text."""
         self.order = order
         self.begun_s = time.monotonic()
         # No bound of its own: the tail sends one frame per prompt chunk and at most `max_tokens` more.
         self.mailbox: asyncio.Queue[DriverFrame] = asyncio.Queue()
         self.finish: FinishReason | None = None
         self.num_tokens = 0
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, shown)
         self._stop = StopMatcher(order.sampling.stop)
         self._first_s: float | None = None
         self._last_s = 0.0

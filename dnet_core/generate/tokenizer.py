@@ -159,6 +159,14 @@ class Tokenizer:
         """Return the vocabulary's spelling of `token` (not its text), or None for an id it does not have."""
         return self._backend.id_to_token(token)
 
+    def token_id(self, text: str) -> int | None:
+        """Return the id of the token that is spelled `text`, or None."""
+        return self._backend.token_to_id(text)
+
+    def chat_template(self, *, with_tools: bool) -> str:
+        """Return the source of the template that a chat with or without tools is rendered with ("": none)."""
+        return self._pick_template({"tools": () if with_tools else None}) if self._chat_templates else ""
+
     def _special_id(self, name: str) -> int | None:
         text = self._special_texts.get(name)
         return None if text is None else self._backend.token_to_id(text)

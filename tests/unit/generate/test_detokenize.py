@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from dnet_core.generate.detokenize import WINDOW_TOKENS, Detokenizer
+import pytest
+
+from dnet_core.generate.detokenize import WINDOW_TOKENS, Detokenizer, TokenBytes
 from dnet_core.generate.tokenizer import Tokenizer
 from tests import tiny_tokenizers
 
@@ -64,3 +67,25 @@ def test_wrong_bytes_do_not_stall_the_stream(tmp_path: Path) -> None:
     shown = [detokenizer.add(wrong) for _ in range(8 * WINDOW_TOKENS)]
     assert max(i for i, piece in enumerate(shown) if piece) > 4 * WINDOW_TOKENS
     assert detokenizer.add(1).endswith(" fox")
+
+
+def test_special_tokens_are_spelled_where_they_are_wanted(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(tiny_tokenizers.byte_level(tmp_path))
+    start, end = (tokenizer.token_id(text) for text in ("<|im_start|>", "<|im_end|>"))
+    assert start is not None
+    assert end is not None
+    ids = (*tokenizer.encode("é", add_special_tokens=False)[:1], start, end)
+    plain, shown = Detokenizer(tokenizer), Detokenizer(tokenizer, {start})
+    assert "".join(map(plain.add, ids)) + plain.flush() == "\ufffd"
+    assert "".join(map(shown.add, ids)) + shown.flush() == "\ufffd<|im_start|>"
+
+
+@pytest.mark.parametrize("make", [tiny_tokenizers.byte_level, tiny_tokenizers.llama_like])
+def test_bytes_of_tokens(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(make(tmp_path))
+    bytes_of = TokenBytes(tokenizer)
+    text = "Grüße, 東京 🙂"
+    raw = b"".join(map(bytes_of, tokenizer.encode(text, add_special_tokens=False)))
+    assert raw.decode().removeprefix(" ") == text
+    assert bytes_of(10**6) == b""
+    assert bytes_of(tokenizer.eos_token_ids[0]).startswith(b"<")
