@@ -287,10 +287,13 @@ class Coordinator:
         return self._driver().generate(request)
 
     def generate_from(
-        self, tokens: tuple[int, ...], sampling: SamplingParams
+        self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Like `generate`, for a prompt that is token ids already."""
-        return self._driver().generate_from(tokens, sampling)
+        """Like `generate`, for a prompt that is token ids already.
+
+        `shown` are special tokens whose spelling belongs to the text.
+        """
+        return self._driver().generate_from(tokens, sampling, shown)
 
     @property
     def tokenizer(self) -> Tokenizer:
