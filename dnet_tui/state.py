@@ -152,7 +152,8 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
         case PeerJoined(peer=peer):
             return replace(view, devices=_with_device(view.devices, Device(peer, None)))
         case PeerLeft(name=name, reason=reason):
-            devices = tuple(replace(d, lost=reason) if d.peer.name == name else d for d in view.devices)
+            why = reason.removeprefix(f"{name} left the ring: ")  # the device is named where this is shown
+            devices = tuple(replace(d, lost=why) if d.peer.name == name else d for d in view.devices)
             return replace(view, devices=devices)
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())

@@ -8,6 +8,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from dnet_core.types.devices import PeerSource
 from dnet_core.types.ring import Assignment
 from dnet_tui.look import Look, fg, look_of
 from dnet_tui.state import ClusterView, Device, StageSplit, assignment_of, letters, stage_splits
@@ -144,4 +145,6 @@ class _Card:
         if self._device is None:
             return "not seen"
         peer = self._device.peer
-        return f"{peer.source} · {peer.target}"
+        if peer.source is PeerSource.LOCAL:
+            return "this device"
+        return f"{peer.target} · found by {peer.source}"

@@ -169,6 +169,8 @@ def phase_text(phase: Phase, spinner: str) -> str:
             if done_event.finish_reason == "length":
                 parts.append("cut at the token limit")
             return " · ".join(parts)
+        case Stopped(num_tokens=0):
+            return "■ stopped before the first token"
         case Stopped(num_tokens=n):
             return f"■ stopped after {n} tok"
         case Failed(num_tokens=n):

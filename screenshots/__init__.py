@@ -1,0 +1,1 @@
+"""Pictures of the running application and the script that takes them."""

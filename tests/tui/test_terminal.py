@@ -1,0 +1,190 @@
+"""The installed command in a real terminal, with a real ring of two shards and the sample model.
+
+Waits look at the screen until it shows what is expected, within a deadline.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dnet_core.settings import child_environment
+
+COMMAND = Path(sys.executable).parent / "dnet-tui"
+READY_S = 120.0
+ANSWER_S = 120.0
+QUICK_S = 10.0
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
+    pytest.mark.skipif(not COMMAND.exists(), reason="dnet-tui is not installed beside this Python"),
+]
+
+
+class Terminal:
+    """A shell in a tmux session of its own."""
+
+    def __init__(self, home: Path, width: int, height: int) -> None:
+        self._socket = f"dnet-{uuid.uuid4().hex[:12]}"
+        environment = child_environment(DNET_HOME=str(home), PS1="shell> ", TERM="xterm-256color")
+        self._tmux(
+            "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "sh", env=environment
+        )  # fmt: skip
+        self.shell = psutil.Process(int(self._tmux("display-message", "-p", "#{pane_pid}")))
+
+    def _tmux(self, *arguments: str, env: dict[str, str] | None = None) -> str:
+        command = ["tmux", "-L", self._socket, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=20).stdout
+
+    def hang_up(self) -> None:
+        self._tmux("kill-server")
+
+    def close(self) -> None:
+        if self.shell.is_running():
+            children = self.children()
+            self.hang_up()
+            assert psutil.wait_procs(children, timeout=QUICK_S)[1] == [], "nothing outlives its terminal"
+
+    def type(self, text: str) -> None:
+        self._tmux("send-keys", "-l", text)
+
+    def press(self, *keys: str) -> None:
+        self._tmux("send-keys", *keys)
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
+    def screen(self) -> str:
+        return self._tmux("capture-pane", "-p")
+
+    def children(self) -> list[psutil.Process]:
+        return self.shell.children(recursive=True)
+
+    def shards(self) -> list[psutil.Process]:
+        return [child for child in self.children() if "dnet_core.shard.main" in child.cmdline()]
+
+    def until(self, what: str, holds: Callable[[str], bool], within_s: float) -> str:
+        """Look at the screen until `holds`; return it."""
+        deadline = time.monotonic() + within_s
+        while not holds(screen := self.screen()):
+            assert not re.search(r"exit=\d", screen), f"no {what}, the command ended:\n{screen}"
+            assert time.monotonic() < deadline, f"no {what} within {within_s:g} s:\n{screen}"
+            time.sleep(0.05)
+        return screen
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dnet-home")
+
+
+@pytest.fixture
+def terminal(home: Path) -> Iterator[Terminal]:
+    terminal = Terminal(home, 80, 24)
+    yield terminal
+    terminal.close()
+
+
+def start(terminal: Terminal, *options: str) -> None:
+    terminal.type(" ".join([str(COMMAND), "--no-mdns", *options]) + "; echo exit=$?")
+    terminal.press("Enter")
+
+
+def idle_within(shards: list[psutil.Process], seconds: float) -> bool:
+    """Whether a moment comes in which no shard computes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = [sum(shard.cpu_times()[:2]) for shard in shards]
+        time.sleep(0.5)
+        after = [sum(shard.cpu_times()[:2]) for shard in shards]
+        if all(b - a < 0.1 for a, b in zip(before, after, strict=True)):
+            return True
+    return False
+
+
+def test_start_ask_resize_stop_quit(terminal: Terminal, home: Path) -> None:
+    start(terminal, "--shards", "2", "--temperature", "0")
+    terminal.until("model", lambda s: "● 2 devices" in s, READY_S)
+    shards = terminal.shards()
+    assert len(shards) == 2
+
+    terminal.type("What is the capital of France?")
+    terminal.press("Enter")
+    screen = terminal.until("answer", lambda s: "✓" in s, ANSWER_S)
+    assert "Paris" in screen
+    assert "tok/s" in screen.splitlines()[0]
+
+    terminal.resize(120, 40)
+    screen = terminal.until("cards", lambda s: "in memory" in s, QUICK_S)
+    assert "Paris" in screen
+    assert len(screen.splitlines()) == 40
+    terminal.resize(70, 20)
+    terminal.until("small screen", lambda s: "in memory" not in s and "Paris" in s, QUICK_S)
+
+    terminal.type("Write a very long story about a ship, at least two thousand words.")
+    terminal.press("Enter")
+    terminal.until("tokens", lambda s: "tok/s · esc stops" in s, ANSWER_S)
+    terminal.press("Escape")
+    terminal.until("stop", lambda s: "■ stopped after" in s, QUICK_S)
+    assert idle_within(shards, QUICK_S), "a stopped answer stops the shards"
+
+    terminal.press("C-q")
+    screen = terminal.until("shell", lambda s: re.search(r"exit=\d", s) is not None, QUICK_S)
+    assert "exit=0" in screen
+    assert "Ask anything" not in screen, "the terminal shows what it showed before"
+    _, alive = psutil.wait_procs(shards, timeout=QUICK_S)
+    assert alive == []
+    terminal.type("stty -a | tr ';' '\\n' | grep -c ' echo '; echo tty-checked")
+    terminal.press("Enter")
+    screen = terminal.until("echo", lambda s: s.count("tty-checked") == 2, QUICK_S)
+    assert "\n1\n" in screen, "what is typed is shown again"
+    assert "Traceback" not in (home / "logs" / "dnet-tui.log").read_text(encoding="utf-8")
+
+
+def test_a_model_that_is_not_there_is_said_in_the_chat(terminal: Terminal) -> None:
+    start(terminal, "--model", "./no/such/model")
+    screen = terminal.until("reason", lambda s: "not loaded" in s and "✗" in s, READY_S)
+    assert "no/such/model" in screen
+    assert "Traceback" not in screen
+    terminal.press("C-q")
+    terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
+
+
+def test_sigterm_restores_the_terminal(terminal: Terminal) -> None:
+    start(terminal)
+    terminal.until("screen", lambda s: "Ask anything" in s, QUICK_S)
+    app = next(p for p in terminal.children() if any(part.endswith("dnet-tui") for part in p.cmdline()))
+    shards = terminal.shards()
+    app.terminate()
+    screen = terminal.until("shell", lambda s: re.search(r"exit=\d", s) is not None, QUICK_S)
+    assert "Ask anything" not in screen
+    assert psutil.wait_procs(shards, timeout=QUICK_S)[1] == []
+
+
+def test_nothing_is_left_when_the_terminal_is_closed(terminal: Terminal) -> None:
+    start(terminal)
+    terminal.until("device", lambda s: "1 device" in s, READY_S)
+    everything = terminal.children()
+    assert len(everything) >= 2
+    terminal.hang_up()
+    assert psutil.wait_procs(everything, timeout=QUICK_S)[1] == []
+
+
+def test_without_a_terminal_it_says_so() -> None:
+    done = subprocess.run(
+        [COMMAND], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        == "dnet-tui: dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api"
+    )
