@@ -7,8 +7,9 @@ One turn of a device (its window of one round), with its `B` buffers full when t
     compute   | l0 |  l1 | l2 |    | l3 |  and the turn ends when the last streamed layer is computed
 
 A lap is all turns and hops; a token is `rounds` laps, but never less than the slowest disk needs for all that
-it streams. `predict` evaluates any plan on exact per-layer numbers; `patterns` tabulates the same formulas
-over all (layers, streamed, buffers) of one device for layers that are alike, which the MILP chooses from.
+it streams, nor than it takes to fill the buffers again after a turn. `predict` evaluates any plan on exact
+per-layer numbers; `patterns` tabulates the same formulas over all (layers, streamed, buffers) of one device
+for layers that are alike, which the MILP chooses from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnet_core.solve.problem import Floats, Ints, Problem
+from dnet_core.solve.problem import Bools, Floats, Ints, Problem
 from dnet_core.types.plan import DevicePrediction, Prediction
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
 
@@ -59,6 +60,17 @@ def turn_s(compute_s: Floats, read_s: Floats, streamed: Sequence[int], num_buffe
     return max(total, float(chain))
 
 
+def again_s(compute_s: Floats, read_s: Floats, streamed: Sequence[int], num_buffers: int) -> float:
+    """Seconds of a lap below which a window's first buffers cannot be full again; 0 when nothing streams.
+
+    The buffer of the last streamed layer gets the layer that was `num_buffers` before it, for the next token.
+    """
+    if len(streamed) < num_buffers or not streamed:
+        return 0.0
+    first, last = streamed[num_buffers - 1], streamed[-1]
+    return float(compute_s[first : last + 1].sum() + read_s[first])
+
+
 def spread(window: LayerWindow, count: int) -> tuple[int, ...]:
     """Choose `count` layers of `window` to stream: both ends, the others evenly between.
 
@@ -80,11 +92,12 @@ def device_cost(problem: Problem, assignment: Assignment, tail: bool) -> DeviceC
     d = problem.peers.index(assignment.peer)
     compute, read = problem.compute_s[d], problem.read_s[d]
     streamed = set(assignment.streamed)
-    turns = 0.0
+    turns = again = 0.0
     for window in assignment.windows:
         part = slice(window.start, window.stop)
         inside = [layer - window.start for layer in window.layers if layer in streamed]
         turns += turn_s(compute[part], read[part], inside, assignment.num_buffers)
+        again += again_s(compute[part], read[part], inside, assignment.num_buffers)
     owned, late = list(assignment.layers), list(assignment.streamed)
     head = float(problem.head_s[d]) if tail else 0.0
 
@@ -98,7 +111,7 @@ def device_cost(problem: Problem, assignment: Assignment, tail: bool) -> DeviceC
     return DeviceCost(
         turns_s=turns + head,
         compute_s=float(compute[owned].sum()) + head,
-        disk_s=disk(compute),
+        disk_s=max(disk(compute), again),
         last_stage_s=stage(problem.last_chunk_s[d]),
         full_stage_s=stage(problem.chunk_s[d]),
     )
@@ -227,62 +240,68 @@ class Patterns:
 def patterns(problem: Problem, d: int, rounds: int, head: bool, tail: bool) -> Patterns:
     """Tabulate device `d` for layers alike: from `rounds` layers (one per round) to all that it can hold.
 
-    For each number of layers: everything resident if that fits, else for each number of buffers the least
-    streaming that fits, until more buffers cannot make a turn shorter.
+    For each number of layers: everything resident if that fits, else for each number of streamed layers (the
+    same in every round) as many buffers as fit. Patterns that are worse than one that streams less are left
+    out.
     """
-    layers, streamed, buffers = _lawful(problem, d, rounds, fixed_bytes(problem, head, tail))
-    compute = float(problem.compute_s[d].mean())
-    read = float(problem.read_s[d].mean())
+    layers, streamed, buffers, lawful = _grid(problem, d, rounds, fixed_bytes(problem, head, tail))
+    compute, read = float(problem.compute_s[d].mean()), float(problem.read_s[d].mean())
     head_s = float(problem.head_s[d]) if tail else 0.0
-    alone = buffers == 1
-    turns = np.full(len(layers), head_s)
-    for r in range(rounds):
-        in_window = layers // rounds + (r < layers % rounds)
-        late = streamed // rounds + (r < streamed % rounds)
-        chain = 2 * compute + (late - buffers) * read + alone * (late - 2) * compute
-        turns += np.where(late > buffers, np.maximum(in_window * compute, chain), in_window * compute)
-    waits = streamed * read
+    each, alone = streamed // rounds, buffers == 1
+    steps = np.maximum(each - 1, 1)
+
+    def turn(window: Ints) -> tuple[Floats, Floats]:
+        chain = 2 * compute + (each - buffers) * read + alone * (each - 2) * compute
+        wait = np.where(each > buffers, chain, 0.0)
+        spaced = window - np.rint((buffers - 1) * (window - 1) / steps)
+        again = np.where((each >= buffers) & (each > 0), spaced * compute + read, 0.0)
+        return np.maximum(window * compute, wait), again
+
+    short, long = turn(layers // rounds), turn(layers // rounds + 1)
+    extra = layers % rounds
+    turns = extra * long[0] + (rounds - extra) * short[0] + head_s
+    again = extra * long[1] + (rounds - extra) * short[1]
+    disk = np.maximum(streamed * read + alone * streamed * compute, again)
 
     def stage(work: float) -> Floats:
-        return np.asarray(np.maximum(layers * work, waits + alone * streamed * work) + head_s)
+        return np.asarray(np.maximum(layers * work, streamed * read + alone * streamed * work) + head_s)
 
+    last, full = stage(float(problem.last_chunk_s[d].mean())), stage(float(problem.chunk_s[d].mean()))
+    kept = lawful & (_improves(turns, lawful) | _improves(disk, lawful) | _improves(full, lawful))
     return Patterns(
-        layers=layers,
-        streamed=streamed,
-        buffers=buffers,
-        turns_s=turns,
-        compute_s=np.asarray(layers * compute + head_s, dtype=np.float64),
-        disk_s=waits + alone * streamed * compute,
-        last_stage_s=stage(float(problem.last_chunk_s[d].mean())),
-        full_stage_s=stage(float(problem.chunk_s[d].mean())),
+        layers=np.broadcast_to(layers, kept.shape)[kept],
+        streamed=np.broadcast_to(streamed, kept.shape)[kept],
+        buffers=buffers[kept],
+        turns_s=turns[kept],
+        compute_s=np.broadcast_to(layers * compute + head_s, kept.shape)[kept],
+        disk_s=disk[kept],
+        last_stage_s=last[kept],
+        full_stage_s=full[kept],
     )
 
 
-def _lawful(problem: Problem, d: int, rounds: int, fixed: int) -> tuple[Ints, Ints, Ints]:
-    """All (layers, streamed, buffers) that fit device `d` and are not plainly worse than another."""
+def _improves(seconds: Floats, lawful: Bools) -> Bools:
+    """Where `seconds` is less than in every lawful column before it."""
+    tried = np.where(lawful, seconds, np.inf)
+    before = np.full_like(tried, np.inf)
+    before[:, 1:] = np.minimum.accumulate(tried, axis=1)[:, :-1]
+    return np.asarray(tried < before)
+
+
+def _grid(problem: Problem, d: int, rounds: int, fixed: int) -> tuple[Ints, Ints, Ints, Bools]:
+    """All (layers, streamed) as rows and columns, how many buffers each can have, and which fit."""
     layer, kv = float(problem.weight_bytes.mean()), float(problem.kv_bytes.mean())
-    room = float(problem.budget_bytes[d]) - fixed
-    owned = np.arange(rounds, problem.num_layers + 1, dtype=np.int64)
+    room = int(problem.budget_bytes[d]) - fixed
+    layers = np.arange(rounds, problem.num_layers + 1, dtype=np.int64)[:, None]
     if problem.uniform:  # exact integers
-        slots = (int(room) - owned * int(kv)) // int(layer)
+        slots = (room - layers * int(kv)) // int(layer)
     else:
-        slots = np.floor((room - owned * kv) / layer).astype(np.int64)
-    fits = slots >= owned
-    if not problem.request.allow_streaming or fits.all():
-        owned = owned[fits]
-        none = np.zeros_like(owned)
-        return owned, none, none
-    # With k > 1 rounds and (W - slots + B) / k <= B buffers no turn waits; with one round more than 2 never
-    # help.
-    short = owned - slots
-    enough = np.maximum(2, -(-short // (rounds - 1)) if rounds > 1 else np.zeros_like(short))
-    buffers = np.arange(1, problem.num_layers + 1, dtype=np.int64)[None, :]
-    late = short[:, None] + buffers
-    streams = ~fits[:, None] & (buffers <= slots[:, None]) & (buffers < late) & (buffers <= enough[:, None])
-    rows, columns = np.nonzero(streams)
-    zeros = np.zeros(int(fits.sum()), dtype=np.int64)
-    return (
-        np.concatenate([owned[fits], owned[rows]]),
-        np.concatenate([zeros, late[rows, columns]]),
-        np.concatenate([zeros, columns + 1]),
-    )
+        slots = np.floor((room - layers * kv) / layer).astype(np.int64)
+    most = problem.num_layers if problem.request.allow_streaming and (slots < layers).any() else 0
+    streamed = np.arange(0, most + 1, rounds, dtype=np.int64)[None, :]
+    # More buffers than a window has streamed layers only matter when it has one: two, and the disk never
+    # rests.
+    buffers = np.minimum(streamed - (layers - slots), np.maximum(2, streamed // rounds))
+    buffers = np.where(streamed > 0, np.minimum(buffers, streamed - 1), 0)
+    lawful = np.where(streamed > 0, (buffers >= 1) & (streamed <= layers) & (slots < layers), slots >= layers)
+    return layers, streamed, buffers, np.asarray(lawful)

@@ -70,7 +70,9 @@ def _choices(
     total = sum(len(window) for window in own)
     pairs = [(0, 0)]
     if problem.request.allow_streaming:
-        pairs += [(late, buffers) for late in range(2, total + 1) for buffers in range(1, late)]
+        pairs += [
+            (late, buffers) for late in range(len(own), total + 1, len(own)) for buffers in range(1, late)
+        ]
     found: list[tuple[float, ...]] = []
     for late, buffers in pairs:
         assignment = layout.assign(problem.peers[d], own, late, buffers)
