@@ -8,6 +8,7 @@ DnetError
   NotReady            no model is loaded, or one is being loaded
   InfeasiblePlan      the model does not fit, with what is missing per device
   LoadError           missing or corrupt files, disk full
+  ProfileError        a measurement of a device or link failed
   RingError           a hop failed
     PeerLost          a shard went away
     DeadlineExceeded  a named wait ran out
@@ -78,6 +79,15 @@ class InfeasiblePlan(DnetError):
 
 class LoadError(DnetError):
     """Model files are missing or corrupt, or there is no room for them."""
+
+
+class ProfileError(DnetError):
+    """A measurement of `device` (or of the link from it) failed; there is no figure to plan with."""
+
+    def __init__(self, device: str, what: str, detail: str) -> None:
+        super().__init__(f"{device}: the {what} could not be measured: {detail}")
+        self.device = device
+        self.what = what
 
 
 class RingError(DnetError):

@@ -66,6 +66,72 @@ class ModelProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerShape:
+    """One layer's matrices: attention `hidden x heads * head_dim`, a gated MLP `hidden x intermediate`."""
+
+    hidden: int
+    intermediate: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "intermediate", "num_heads", "num_kv_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} keys and values")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How mlx packs a matrix: `bits` per weight, scales for every `group_size` of a row."""
+
+    bits: int
+    group_size: int
+    mode: str  # "affine", "mxfp4", "mxfp8", "nvfp4"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """What a model's matrices are stored in. `dtype` ("f32", "bf16", "f16") is that of activations too."""
+
+    dtype: str
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("f32", "bf16", "f16"):
+            raise ValueError(f"'{self.dtype}' is not a dtype that layers compute in")
+
+    @property
+    def name(self) -> str:
+        """As `ModelProfile.weight_format` and `FormatSpeed.weight_format` have it."""
+        return self.dtype if self.quantization is None else f"q{self.quantization.bits}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRequest:
+    """What to measure on a device: layers of `shape` in each of `formats` (first the model's main one).
+
+    Prefill is measured on a chunk of `chunk_tokens`, the disk by reads of `disk_read_size_bytes`.
+    """
+
+    shape: LayerShape
+    formats: tuple[WeightFormat, ...]
+    chunk_tokens: int
+    disk_read_size_bytes: int
+
+    def __post_init__(self) -> None:
+        names = [weight_format.name for weight_format in self.formats]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"a profile needs different weight formats, not [{', '.join(names)}]")
+        if self.chunk_tokens < 2:
+            raise ValueError(f"a prefill chunk has at least 2 tokens, not {self.chunk_tokens}")
+        if self.disk_read_size_bytes < 1 or self.disk_read_size_bytes % 4096:
+            raise ValueError(f"disk reads are multiples of 4,096 bytes, not {self.disk_read_size_bytes:,}")
+
+
+@dataclass(frozen=True, slots=True)
 class FormatSpeed:
     """Measured arithmetic of one weight format on one device."""
 
@@ -73,7 +139,7 @@ class FormatSpeed:
     decode_flops_per_s: float  # one token at a time (batch 1)
     decode_bytes_per_s: float  # weight bytes actually streamed from memory while doing so
     prefill_flops_per_s: float  # a chunk of `prefill_chunk_tokens`
-    prefill_chunk_tokens: int
+    prefill_chunk_tokens: int  # what was measured: shorter than the model's chunk where that takes seconds
 
 
 @dataclass(frozen=True, slots=True)
