@@ -26,7 +26,7 @@ from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
-from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
+from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined, SessionStarted
 from dnet_core.types.generation import GenerationDone, GenerationEvent, PromptProgress, TokenText
 from dnet_tui.chat import (
     Answering,
@@ -43,7 +43,7 @@ from dnet_tui.chat import (
 from dnet_tui.cluster import Cluster
 from dnet_tui.pace import Pace
 from dnet_tui.screens.help import HelpScreen
-from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Unusable, fold, prepare
+from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.layer_strip import LayerStrip
@@ -79,6 +79,11 @@ class _Answer:
         self._text = ""
         self._num_tokens = 0
         self._phase: Phase = Reading(0, None)
+
+    def expect(self, prompt_tokens: int) -> None:
+        """Note how long the prompt is, unless the ring has told already how far it is."""
+        if self._phase == Reading(0, None):
+            self._phase = Reading(0, prompt_tokens)
 
     def hear(self, event: GenerationEvent) -> None:
         match event:
@@ -167,9 +172,8 @@ class DnetApp(App[None], inherit_bindings=False):
         self._is_loading = False
         self._spin = 0
         self._ticker: Timer | None = None
-        clock = self._timing.clock
-        self._view_pace = Pace(self._show_view, self._timing.view_s, clock, self.set_timer)
-        self._stream_pace = Pace(self._show_answer, self._timing.stream_s, clock, self.set_timer)
+        self._view_pace = self._pace(self._show_view, self._timing.view_s)
+        self._stream_pace = self._pace(self._show_answer, self._timing.stream_s)
         self.fatal: str | None = None
         """Why the app ended by itself, in one line for the terminal it leaves."""
         self._status = StatusLine(id="status")
@@ -177,6 +181,9 @@ class DnetApp(App[None], inherit_bindings=False):
         self._devices = DeviceList()
         self._chat = ChatLog()
         self._prompt = Prompt(blink=self._timing.blink)
+
+    def _pace(self, flush: Callable[[], None], interval_s: float) -> Pace:
+        return Pace(flush, interval_s, self._timing.clock, self.set_timer, self.call_after_refresh)
 
     def compose(self) -> ComposeResult:
         yield self._status
@@ -227,6 +234,9 @@ class DnetApp(App[None], inherit_bindings=False):
             self._cluster = None
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, SessionStarted) and self._answer is not None:  # the chat is the only client here
+            self._answer.expect(event.prompt_tokens)
+            self._stream_pace.ask()
         self._seen = fold(self._seen, event)
         self._view_pace.ask()
 
@@ -330,6 +340,7 @@ class DnetApp(App[None], inherit_bindings=False):
 
     def watch_view(self, view: ClusterView) -> None:
         self._status.view = self._strip.view = self._devices.view = view
+        self._prompt.is_ready = isinstance(view.model, Ready)
         self._show_problem()
         self._sync_ticker()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from textual.timer import Timer
@@ -15,11 +16,16 @@ class SetTimer(Protocol):
     def __call__(self, delay: float, callback: Callable[[], None]) -> Timer: ...
 
 
+class AfterPaint(Protocol):
+    def __call__(self, callback: Callable[[], None]) -> object: ...
+
+
 class Pace:
     """Run `flush` when asked, but at most every `interval_s` and within its share of time; none is lost.
 
     The first call after a rest flushes at once; calls that come too early are answered by one flush later.
-    Owned by the screen's loop.
+    What a flush costs is the time until it is on the screen, layout and painting included: `after_paint`
+    calls back then. With `interval_s` 0 every call flushes at once. Owned by the screen's loop.
     """
 
     def __init__(
@@ -28,11 +34,13 @@ class Pace:
         interval_s: float,
         clock: Callable[[], float],
         set_timer: SetTimer,
+        after_paint: AfterPaint,
     ) -> None:
         self._flush = flush
         self._interval_s = interval_s
         self._clock = clock
         self._set_timer = set_timer
+        self._after_paint = after_paint
         self._due_s = 0.0
         self._timer: Timer | None = None
 
@@ -51,7 +59,12 @@ class Pace:
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
-        started = self._clock()
+        started_s = self._clock()
         self._flush()
-        ended = self._clock()
-        self._due_s = started + max(self._interval_s, COST_SHARE * (ended - started))
+        if self._interval_s:
+            self._due_s = started_s + self._interval_s
+            self._after_paint(partial(self._painted, started_s))
+
+    def _painted(self, started_s: float) -> None:
+        cost_s = self._clock() - started_s
+        self._due_s = max(self._due_s, started_s + COST_SHARE * cost_s)

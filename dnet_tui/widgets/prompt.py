@@ -8,7 +8,11 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.message import Message
+from textual.reactive import reactive
 from textual.widgets import TextArea
+
+_READY = "Ask anything · enter sends · ctrl+j new line"
+_WAITING = "Ask already · it is sent when the model is ready"
 
 
 class Prompt(TextArea):
@@ -20,6 +24,9 @@ class Prompt(TextArea):
         Binding("pagedown", "app.page_chat(1)", "Page down", show=False, id="prompt.page_down"),
     ]
 
+    is_ready: reactive[bool] = reactive(False, init=False)
+    """Whether what is sent is asked at once."""
+
     @dataclass
     class Sent(Message):
         text: str
@@ -30,11 +37,14 @@ class Prompt(TextArea):
             soft_wrap=True,
             tab_behavior="focus",
             highlight_cursor_line=False,
-            placeholder="Ask anything · enter sends · ctrl+j new line",
+            placeholder=_WAITING,
         )
         self.cursor_blink = blink
         self._sent: list[str] = []
         self._recalled: int | None = None  # index into _sent of what stands in the prompt
+
+    def watch_is_ready(self, is_ready: bool) -> None:
+        self.placeholder = _READY if is_ready else _WAITING
 
     def remember(self, text: str) -> None:
         """Make `text` the newest that `up` brings back."""

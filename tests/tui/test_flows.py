@@ -57,7 +57,8 @@ async def test_prefill_tells_how_far_it_is(open_desk: OpenDesk) -> None:
     fake = FakeCoordinator(prompt_tokens=4000, prompt_chunks=10)
     async with open_desk(fake) as desk:
         await desk.say("A long question")
-        assert "reading prompt" in desk.screen_text()
+        await desk.pilot.pause()
+        assert "reading prompt 0/4.0k tok" in desk.screen_text()
         await desk.step(3)
         assert "reading prompt 1.2k/4.0k tok" in desk.screen_text()
 
@@ -342,3 +343,14 @@ async def test_nothing_waits_for_the_network_in_a_handler(open_desk: OpenDesk) -
         assert desk.app.title == "dnet"
         assert MODEL in desk.screen_text()
         assert desk.fake.ended == [] and FinishReason.STOP not in desk.fake.ended
+
+
+async def test_what_the_mouse_selects_is_what_is_copied(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.say("What is the capital?")
+        await desk.finish()
+        y = next(i for i, line in enumerate(desk.screen_text().splitlines()) if "The capital of" in line)
+        await desk.pilot.mouse_down(offset=(2, y))
+        await desk.pilot.hover(offset=(12, y))
+        await desk.pilot.mouse_up(offset=(12, y))
+        assert desk.app.screen.get_selected_text() == "The capital"
