@@ -19,14 +19,18 @@ from dnet_core.discover.local import LocalOptions, LocalShard, local_shard
 from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
 from dnet_core.discover.thunderbolt import hop_addresses
-from dnet_core.errors import NotReady, StartError
+from dnet_core.errors import DnetError, NotReady, StartError
 from dnet_core.events import Event, PeerJoined, PeerLeft
+from dnet_core.profile.device import profile_from_json
+from dnet_core.profile.links import best_links
 from dnet_core.settings import inherited_cluster_key, paths
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport import tls
+from dnet_core.transport.control import Hop, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import open_channel
-from dnet_core.types.devices import Peer, PeerSource, grpc_target
+from dnet_core.types.devices import Medium, Peer, PeerSource, grpc_target
+from dnet_core.types.profiles import DeviceProfile, LinkProfile, ProfileRequest
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ class Cluster:
         self._tasks = tasks
         self._emit = emit
         self._peers: dict[str, Peer] = {}
-        self._locals: dict[str, LocalShard] = {}
+        self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
         self._started = asyncio.Event()
         self._settled = asyncio.Event()
         self._failure: StartError | None = None
@@ -106,15 +110,106 @@ class Cluster:
             return grpc_target(host_towards(source.addresses[0].host), target.grpc_port)
         return grpc_target(hop_addresses(source, target, self.peers)[0].host, target.grpc_port)
 
+    async def status(self, name: str) -> ShardStatus:
+        """What the shard `name` says of itself now."""
+        async with self.client(name) as shard:
+            return await shard.describe()
+
     @asynccontextmanager
     async def client(self, name: str) -> AsyncIterator[ShardClient]:
         """Control calls to the shard `name`."""
         async with open_channel(self.peer(name).target, self._credentials) as channel:
             yield ShardClient(name, channel)
 
+    async def profiles(
+        self, peers: tuple[Peer, ...], request: ProfileRequest, fresh: bool = False
+    ) -> tuple[tuple[DeviceProfile, ...], dict[str, str]]:
+        """Measure `peers`: their profiles, and for those that cannot be measured, why.
+
+        Machines are measured at once, shards that share this one in turn; they share its memory, too: each
+        may plan with its part. Raises the error when no device can be measured.
+        """
+        here = asyncio.Lock()
+        num_here = sum(peer.source is PeerSource.LOCAL for peer in peers)
+
+        async def measure(peer: Peer) -> DeviceProfile:
+            if peer.source is not PeerSource.LOCAL:
+                return await self._profile(peer, request, fresh)
+            async with here:
+                profile = await self._profile(peer, request, fresh)
+            return replace(
+                profile,
+                memory_available_bytes=profile.memory_available_bytes // num_here,
+                memory_budget_bytes=profile.memory_budget_bytes // num_here,
+            )
+
+        profiles: list[DeviceProfile] = []
+        failed: dict[str, DnetError] = {}
+        for peer, result in zip(
+            peers, await asyncio.gather(*map(measure, peers), return_exceptions=True), strict=True
+        ):
+            match result:
+                case DeviceProfile():
+                    profiles.append(result)
+                case DnetError():
+                    failed[peer.name] = result
+                case BaseException():
+                    raise result
+        if not profiles:
+            raise next(iter(failed.values()))
+        return tuple(profiles), {name: str(error) for name, error in failed.items()}
+
+    async def _profile(self, peer: Peer, request: ProfileRequest, fresh: bool) -> DeviceProfile:
+        async with self.client(peer.name) as shard:
+            return profile_from_json(await shard.profile(request, fresh), peer.name)
+
+    async def links(self, peers: tuple[Peer, ...]) -> tuple[LinkProfile, ...]:
+        """The hop between each ordered pair of `peers`, over the best of its addresses.
+
+        Measured once per pair and kept until one of the two leaves. Pairs that share no device are measured
+        at once, so that no two measurements meet on a wire end. A pair that cannot reach each other has none.
+        """
+        missing = [(a, b) for a in peers for b in peers if a is not b and (a.name, b.name) not in self._links]
+        while missing:
+            busy: set[str] = set()
+            batch = []
+            for a, b in missing:
+                if not busy & {a.name, b.name}:
+                    busy |= {a.name, b.name}
+                    batch.append((a, b))
+            found = await asyncio.gather(*(self._measure_pair(a, b) for a, b in batch))
+            for (a, b), links in zip(batch, found, strict=True):
+                self._links[a.name, b.name] = links
+            missing = [pair for pair in missing if pair not in batch]
+        names = {peer.name for peer in peers}
+        known = (links for (a, b), links in self._links.items() if {a, b} <= names)
+        return best_links(link for links in known for link in links)
+
+    async def _measure_pair(self, source: Peer, target: Peer) -> tuple[LinkProfile, ...]:
+        found = []
+        async with self.client(source.name) as shard:
+            for target_text, medium in self._addresses(source, target):
+                try:
+                    found.append(await shard.measure_link(Hop(target.name, target_text), medium))
+                except DnetError as error:  # an address that does not work is no link
+                    log.info("no link %s -> %s over %s: %s", source.name, target.name, target_text, error)
+        return tuple(found)
+
+    def _addresses(self, source: Peer, target: Peer) -> list[tuple[str, Medium]]:
+        """Ways from `source` to `target`, best first."""
+        if target.source is PeerSource.LOCAL:
+            near = source.source is PeerSource.LOCAL
+            medium = Medium.LOOPBACK if near else source.addresses[0].medium
+            return [(self.target(source, target), medium)]
+        return [
+            (grpc_target(address.host, target.grpc_port), address.medium)
+            for address in hop_addresses(source, target, self.peers)
+        ]
+
     def leave(self, name: str, reason: str) -> None:
         """Forget a peer that does not answer any more."""
         if self._peers.pop(name, None) is not None:
+            self._links = {pair: links for pair, links in self._links.items() if name not in pair}
             self._emit(PeerLeft(name, reason))
 
     def _join(self, peer: Peer) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dnet_core import planning
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
-from dnet_core.errors import DnetError, InfeasiblePlan, LoadError, NotReady, PeerLost
+from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost
 from dnet_core.events import (
     Event,
     FetchProgressed,
@@ -27,9 +28,12 @@ from dnet_core.events import (
     LoadStarted,
     ModelLoaded,
     ModelUnloaded,
+    PlanMade,
+    PlanStarted,
 )
 from dnet_core.generate.driver import Driver, drive
 from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.planning import Prepared, Wishes
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
 from dnet_core.tasks import Held, TaskScope
@@ -37,17 +41,12 @@ from dnet_core.transport.control import Hop, LoadOrder, LoadStep, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
-from dnet_core.types.ring import RingPlan, split_evenly
+from dnet_core.types.ring import RingPlan
 
 log = logging.getLogger(__name__)
 
 SUBSCRIBER_EVENTS = 4096
 """A listener that falls this far behind loses the oldest events; it is told in the log."""
-
-CHUNK_TOKENS = {"cpu": 32, "metal": 512, "cuda": 512}
-"""Prompt tokens per frame, by the slowest backend of the ring: a chunk is what a cancel has to wait for."""
-
-DEFAULT_CONTEXT_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,9 @@ class _Ring:
 class Coordinator:
     """One head. `async with` owns its tasks and its local shards, which start in the background."""
 
-    def __init__(self, options: ClusterOptions, context_tokens: int | None = None) -> None:
-        """`context_tokens` None: the model's own, at most 8192. Raises TrustError for a bad cluster key."""
-        self._context_tokens = context_tokens
+    def __init__(self, options: ClusterOptions, wishes: Wishes | None = None) -> None:
+        """`wishes` are for plans that nobody asks for in particular. Raises TrustError for a bad key."""
+        self._wishes = wishes or Wishes()
         self._tasks = TaskScope()
         self._cluster = Cluster(options, self._tasks, self._emit)
         self._subscribers: set[asyncio.Queue[Event]] = set()
@@ -129,11 +128,20 @@ class Coordinator:
 
     async def statuses(self) -> tuple[ShardStatus, ...]:
         """What every device says of itself now. Raises the first error of one that does not answer."""
-        return tuple(await asyncio.gather(*(self._status(peer.name) for peer in self.peers)))
+        return tuple(await asyncio.gather(*(self._cluster.status(peer.name) for peer in self.peers)))
 
-    async def _status(self, name: str) -> ShardStatus:
-        async with self._cluster.client(name) as shard:
-            return await shard.describe()
+    # ---- profile, solve ----
+
+    async def prepare(self, model: str, wishes: Wishes | None = None) -> Prepared:
+        """Measure the devices and plan where the layers of `model` go; nothing is loaded.
+
+        Raises RequestErrors, InfeasiblePlan, and NotReady while a model is loaded: a device that serves
+        cannot be measured.
+        """
+        self._emit(PlanStarted(model))
+        prepared = await planning.prepare(self._cluster, _canonical(model), wishes or self._wishes)
+        self._emit(PlanMade(prepared.solution))
+        return prepared
 
     # ---- load ----
 
@@ -149,9 +157,9 @@ class Coordinator:
     async def load(
         self, model: str, plan: RingPlan | None = None, chunk_tokens: int | None = None
     ) -> LoadedModel:
-        """Fetch `model` if need be, split it over the devices and load it; progress is told as events.
+        """Fetch `model` if need be, place it on the devices and load it; progress is told as events.
 
-        `plan` says where its layers go (None: the same number everywhere); `chunk_tokens` how much of a
+        `plan` says where its layers go (None: as `prepare` finds best); `chunk_tokens` how much of a
         prompt travels in one frame (None: by backend). What was loaded before is unloaded. Cancelling the
         wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
@@ -173,8 +181,9 @@ class Coordinator:
         directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
         checkpoint = read_checkpoint(directory)
         tokenizer = Tokenizer.load(directory)
-        peers = await self._cluster.usable_peers()
-        plan = plan or self._plan(model, checkpoint, peers)
+        await self._cluster.usable_peers()
+        if plan is None:
+            plan = (await self.prepare(model)).solution.plan
         orders = self._orders(plan)
         self._emit(LoadStarted(plan))
         async with AsyncExitStack() as stack:
@@ -183,24 +192,15 @@ class Coordinator:
                 for a in plan.assignments
             }
             await self._load_shards(orders, shards, checkpoint)
-            chunk_tokens = chunk_tokens or await _chunk_tokens(tuple(shards.values()))
+            chunk_tokens = chunk_tokens or await planning.chunk_tokens_of(
+                self._cluster, tuple(self._cluster.peer(name) for name in shards)
+            )
             path = tuple(shards[a.peer] for a in plan.assignments)
             driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
             held = await Held.open(self._tasks, _with_channels(driving, stack.pop_all()))
         loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()))
         self._ring = _Ring(loaded, held)
         return loaded
-
-    def _plan(self, model: str, checkpoint: Checkpoint, peers: tuple[Peer, ...]) -> RingPlan:
-        """Every device gets the same number of layers, all resident."""
-        num_layers = _from_config(checkpoint, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-        own = _from_config(checkpoint, "max_position_embeddings", "n_positions", "max_seq_len") or None
-        context = min(self._context_tokens or DEFAULT_CONTEXT_TOKENS, own or DEFAULT_CONTEXT_TOKENS)
-        names = tuple(peer.name for peer in peers)
-        try:
-            return split_evenly(model, num_layers, names, 1, context)
-        except ValueError as error:
-            raise InfeasiblePlan(f"'{model}' cannot be placed: {error}", {}) from error
 
     async def _load_shards(
         self, orders: dict[str, LoadOrder], shards: dict[str, ShardClient], checkpoint: Checkpoint
@@ -315,21 +315,7 @@ async def _with_channels(
         yield driver
 
 
-async def _chunk_tokens(shards: tuple[ShardClient, ...]) -> int:
-    backends = [status.backend for status in await asyncio.gather(*(s.describe() for s in shards))]
-    return min(CHUNK_TOKENS[backend] for backend in backends)
-
-
 def _canonical(model: str) -> str:
     """A path means the same in every process of this machine; ids stay as they are."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model
-
-
-def _from_config(checkpoint: Checkpoint, *keys: str) -> int:
-    text = checkpoint.config.get("text_config")
-    for config in (checkpoint.config, text if isinstance(text, dict) else {}):
-        for key in keys:
-            if isinstance(config.get(key), int):
-                return int(config[key])
-    return 0

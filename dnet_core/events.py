@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import FinishReason, StageTime
+from dnet_core.types.plan import Solution
 from dnet_core.types.ring import RingPlan
 
 
@@ -32,6 +33,18 @@ class FetchProgressed:
     model: str
     done_bytes: int
     total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStarted:
+    """The devices are being measured, to place `model` on them."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade:
+    solution: Solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,8 @@ Event = (
     PeerJoined
     | PeerLeft
     | FetchProgressed
+    | PlanStarted
+    | PlanMade
     | LoadStarted
     | LoadProgressed
     | ModelLoaded

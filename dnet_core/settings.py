@@ -59,6 +59,8 @@ class Timeouts:
     open_session_s: float = 10.0
     close_session_s: float = 5.0
     unload_s: float = 30.0
+    profile_s: float = 60.0
+    measure_link_s: float = 30.0
     load_silence_s: float = 120.0  # between two progress reports of a load
     lap_s: float = 120.0  # between two signs of life of a session
     stop_child_s: float = 2.0

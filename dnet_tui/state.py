@@ -22,6 +22,8 @@ from dnet_core.events import (
     ModelUnloaded,
     PeerJoined,
     PeerLeft,
+    PlanMade,
+    PlanStarted,
     SessionEnded,
     SessionStarted,
 )
@@ -157,6 +159,8 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
             return replace(view, devices=devices)
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
+        case PlanStarted() | PlanMade():
+            return view
         case LoadStarted(plan=plan):
             return replace(view, model=Loading(plan, {}), laps=())
         case LoadProgressed(peer=peer_name, done_bytes=done, total_bytes=total):

@@ -25,7 +25,11 @@ from dnet_core import __version__
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
-from dnet_core.settings import TIMEOUTS
+from dnet_core.profile.cache import ProfileCache
+from dnet_core.profile.device import profile_to_json
+from dnet_core.profile.links import measure_link
+from dnet_core.profile.measure import profile_device
+from dnet_core.settings import TIMEOUTS, paths
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.weights import open_model, parameter_bytes, read_parameters
@@ -43,7 +47,10 @@ from dnet_core.transport.control import (
     ShardStatus,
 )
 from dnet_core.transport.frames import Cancel, DriverFrame, Fault
+from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import OUTBOX_FRAMES, RingLink, open_channel, ring_link
+from dnet_core.types.devices import Medium
+from dnet_core.types.profiles import LinkProfile, ProfileRequest
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +229,29 @@ class ShardServer:
 
         await self._thread.call(collect)
 
+    async def profile(self, request: ProfileRequest, fresh: bool) -> str:
+        """Measure this device. Raises NotReady while a model is loaded, ProfileError when it fails."""
+        if self._loaded is not None or self._changing.locked():
+            raise NotReady(f"{self.name} is serving a model: unload it to measure the device")
+        async with self._changing:
+            measure = partial(
+                profile_device,
+                self.name,
+                request,
+                store=_existing(paths().models),
+                cache=ProfileCache(paths().cache / "profiles"),
+                fresh=fresh,
+            )
+            return profile_to_json(await self._thread.call(measure))
+
+    async def measure_link(self, hop: Hop, medium: Medium) -> LinkProfile:
+        """Measure the hop from here to another shard, over the address that `hop` names."""
+        async with (
+            open_channel(hop.target, self._credentials) as channel,
+            ShardClient(hop.name, channel).echo() as round_trip,
+        ):
+            return await measure_link(self.name, hop.name, hop.target, medium, round_trip)
+
     async def open_session(self, driver: str, order: SessionOrder) -> None:
         if driver not in self._outboxes:
             raise RequestError(f"{driver} opens a session before its ring stream")
@@ -328,6 +358,11 @@ async def _outcome(work: Awaitable[None]) -> DnetError | None:
     except DnetError as error:
         return error
     return None
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that is there: on the same disk, as far as one can tell."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def backend() -> str:

@@ -20,9 +20,9 @@ from huggingface_hub.errors import CacheNotFound
 
 from dnet_core.errors import LoadError, UnknownModel
 from dnet_core.settings import paths
-from dnet_core.store.checkpoint import CONFIG_NAME, read_checkpoint
+from dnet_core.store.checkpoint import CONFIG_NAME, Checkpoint, read_checkpoint
 from dnet_core.store.child import Progress
-from dnet_core.store.fetch import HubId, fetch, find_cached, parse_hub_id
+from dnet_core.store.fetch import HubId, fetch, fetch_headers, find_cached, parse_hub_id
 from dnet_core.store.imports import ORIGIN_NAME, import_gguf, import_name
 
 SAMPLE_ID = "smollm2-135m-instruct"
@@ -81,6 +81,18 @@ async def resolve(model: str, progress: Progress) -> Path:
     if cached is not None and _is_whole(cached):
         return cached
     return await fetch(hub_id, progress)
+
+
+async def read_headers(model: str) -> Checkpoint:
+    """Config and tensor headers of `model`; of a hub model that is not here only these are fetched.
+
+    Raises what `resolve` raises.
+    """
+    hub_id = parse_hub_id(model)
+    if model != SAMPLE_ID and _find_local(model) is None and hub_id is not None:
+        cached = find_cached(hub_id)
+        return read_checkpoint(cached) if cached and _is_whole(cached) else await fetch_headers(hub_id)
+    return read_checkpoint(await resolve(model, lambda _done, _total: None))
 
 
 def _find_local(model: str) -> Path | None:

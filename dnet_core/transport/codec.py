@@ -31,6 +31,7 @@ from dnet_core.transport.frames import (
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.types.devices import Medium, PeerAddress, ThunderboltPort
 from dnet_core.types.generation import FinishReason, SamplingParams, StageTime, TokenLogprob
+from dnet_core.types.profiles import LayerShape, ProfileRequest, Quantization, WeightFormat
 from dnet_core.types.ring import LayerWindow
 
 _FINISH_TO_PB = {
@@ -232,12 +233,12 @@ def decode_status(m: pb.DescribeReply) -> ShardStatus:
         sessions=tuple(m.sessions),
         steps=m.steps,
         id=m.id,
-        addresses=tuple(PeerAddress(a.host, _medium(a.medium)) for a in m.addresses),
+        addresses=tuple(PeerAddress(a.host, decode_medium(a.medium)) for a in m.addresses),
         thunderbolt=tuple(ThunderboltPort(t.domain, tuple(t.connected)) for t in m.thunderbolt),
     )
 
 
-def _medium(name: str) -> Medium:
+def decode_medium(name: str) -> Medium:
     """A newer version may know more of them than this one."""
     return next((medium for medium in Medium if medium == name), Medium.UNKNOWN)
 
@@ -353,3 +354,46 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
         sampling=sampling,
         seed=s.seed,
     )
+
+
+def encode_profile_request(request: ProfileRequest, fresh: bool) -> pb.ProfileRequest:
+    shape = request.shape
+    return pb.ProfileRequest(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        formats=[_format(f) for f in request.formats],
+        chunk_tokens=request.chunk_tokens,
+        disk_read_size_bytes=request.disk_read_size_bytes,
+        fresh=fresh,
+    )
+
+
+def _format(weight_format: WeightFormat) -> pb.ProfileRequest.Format:
+    q = weight_format.quantization
+    if q is None:
+        return pb.ProfileRequest.Format(dtype=weight_format.dtype)
+    return pb.ProfileRequest.Format(
+        dtype=weight_format.dtype, bits=q.bits, group_size=q.group_size, mode=q.mode
+    )
+
+
+def decode_profile_request(m: pb.ProfileRequest) -> tuple[ProfileRequest, bool]:
+    try:
+        request = ProfileRequest(
+            shape=LayerShape(m.hidden_size, m.intermediate_size, m.num_heads, m.num_kv_heads, m.head_dim),
+            formats=tuple(
+                WeightFormat(
+                    f.dtype,
+                    Quantization(f.bits, f.group_size, f.mode) if f.HasField("bits") else None,
+                )
+                for f in m.formats
+            ),
+            chunk_tokens=m.chunk_tokens,
+            disk_read_size_bytes=m.disk_read_size_bytes,
+        )
+    except ValueError as error:
+        raise ProtocolError(f"a profile request is not lawful: {error}") from error
+    return request, m.fresh

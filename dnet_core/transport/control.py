@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from dnet_core.transport.frames import DriverFrame, RingFrame
-from dnet_core.types.devices import PeerAddress, ThunderboltPort
+from dnet_core.types.devices import Medium, PeerAddress, ThunderboltPort
 from dnet_core.types.generation import SamplingParams
+from dnet_core.types.profiles import LinkProfile, ProfileRequest
 from dnet_core.types.ring import LayerWindow
 
 
@@ -108,6 +109,12 @@ class ShardService(Protocol):
     def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]: ...
 
     async def unload(self) -> None: ...
+
+    async def profile(self, request: ProfileRequest, fresh: bool) -> str:
+        """A DeviceProfile in its JSON form."""
+        ...
+
+    async def measure_link(self, hop: Hop, medium: Medium) -> LinkProfile: ...
 
     async def open_session(self, driver: str, order: SessionOrder) -> None: ...
 

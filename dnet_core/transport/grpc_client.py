@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import grpc
@@ -11,11 +13,13 @@ import grpc
 from dnet_core.errors import DeadlineExceeded, PeerLost
 from dnet_core.settings import TIMEOUTS
 from dnet_core.transport import codec
-from dnet_core.transport.control import LoadOrder, LoadReport, LoadStep, SessionOrder, ShardStatus
+from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, SessionOrder, ShardStatus
 from dnet_core.transport.failures import from_rpc
 from dnet_core.transport.grpc_link import CALLER_KEY
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.transport.pb.shard_pb2_grpc import ShardStub
+from dnet_core.types.devices import Medium
+from dnet_core.types.profiles import LinkProfile, ProfileRequest
 
 Reply = TypeVar("Reply")
 
@@ -55,6 +59,41 @@ class ShardClient:
             call.cancel()
         if not ready:
             raise PeerLost(self.peer, "the load ended without a word")
+
+    async def profile(self, request: ProfileRequest, fresh: bool) -> str:
+        """Measure this shard's device (`fresh`: even if it has been); the profile in its JSON form."""
+        message = codec.encode_profile_request(request, fresh)
+        call = self._stub.Profile(message, timeout=TIMEOUTS.profile_s)
+        reply = await self._reply(call, "profile itself", TIMEOUTS.profile_s)
+        profile: str = reply.profile_json
+        return profile
+
+    async def measure_link(self, hop: Hop, medium: Medium) -> LinkProfile:
+        """The hop from this shard to another, measured by it."""
+        request = pb.MeasureLinkRequest(hop=pb.Hop(name=hop.name, target=hop.target), medium=medium)
+        call = self._stub.MeasureLink(request, timeout=TIMEOUTS.measure_link_s)
+        reply = await self._reply(call, f"measure the link to {hop.name}", TIMEOUTS.measure_link_s)
+        return LinkProfile(self.peer, hop.name, hop.target, medium, reply.latency_s, reply.bytes_per_s)
+
+    @asynccontextmanager
+    async def echo(self) -> AsyncIterator[Callable[[int], Awaitable[float]]]:
+        """One warm stream; each trip sends so many bytes and waits for the empty answer."""
+        call = self._stub.Echo()
+
+        async def round_trip(payload_bytes: int) -> float:
+            begun = time.perf_counter()
+            try:
+                await call.write(pb.EchoRequest(payload=bytes(payload_bytes)))
+                if await call.read() is grpc.aio.EOF:
+                    raise PeerLost(self.peer, "it closed the stream")
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error, self.peer) from None
+            return time.perf_counter() - begun
+
+        try:
+            yield round_trip
+        finally:
+            call.cancel()
 
     async def unload(self) -> None:
         call = self._stub.Unload(pb.UnloadRequest(), timeout=TIMEOUTS.unload_s)

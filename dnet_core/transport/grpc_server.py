@@ -15,7 +15,7 @@ import grpc
 from dnet_core.errors import DnetError, StartError
 from dnet_core.tasks import beside
 from dnet_core.transport import codec
-from dnet_core.transport.control import Arrival, ShardService
+from dnet_core.transport.control import Arrival, Hop, ShardService
 from dnet_core.transport.failures import ERROR_KEY, code_of
 from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, OPTIONS
 from dnet_core.transport.pb import shard_pb2 as pb
@@ -50,6 +50,25 @@ class _Servicer(ShardServicer):
                 await context.write(codec.encode_report(report))
         except DnetError as error:
             await _abort(context, error)
+
+    async def Profile(self, request: pb.ProfileRequest, context: Context) -> pb.ProfileReply:
+        try:
+            profile = await self._service.profile(*codec.decode_profile_request(request))
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.ProfileReply(profile_json=profile)
+
+    async def MeasureLink(self, request: pb.MeasureLinkRequest, context: Context) -> pb.MeasureLinkReply:
+        hop = Hop(request.hop.name, request.hop.target)
+        try:
+            link = await self._service.measure_link(hop, codec.decode_medium(request.medium))
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.MeasureLinkReply(latency_s=link.latency_s, bytes_per_s=link.bytes_per_s)
+
+    async def Echo(self, _requests: AsyncIterator[pb.EchoRequest], context: Context) -> None:
+        while await context.read() is not grpc.aio.EOF:
+            await context.write(pb.EchoReply())
 
     async def Unload(self, _request: pb.UnloadRequest, context: Context) -> pb.UnloadReply:
         try:

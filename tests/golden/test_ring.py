@@ -95,7 +95,7 @@ async def test_half_precision_crosses_the_hops_bit_for_bit(dtype: str, rings: Ri
     model = write_tiny_model("llama", models / f"llama-{dtype}", dtype=dtype)
     sampling = SamplingParams(max_tokens=6, logprobs=5)
     alone = await rings(1)
-    await alone.load(str(model), None, 5)
+    await alone.load(str(model), ring_plan(model, alone.peers, [5]), 5)
     expected = await ring_tokens(alone, PROMPT, sampling)
     ring = await rings(2)
     await ring.load(str(model), ring_plan(model, ring.peers, [1, 3, 4, 5], rounds=2), 5)

@@ -123,6 +123,71 @@ class LoadProgress(_message.Message):
     fingerprint: str
     def __init__(self, step: _Optional[_Union[LoadProgress.Step, str]] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
+class ProfileRequest(_message.Message):
+    __slots__ = ("hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "formats", "chunk_tokens", "disk_read_size_bytes", "fresh")
+    class Format(_message.Message):
+        __slots__ = ("dtype", "bits", "group_size", "mode")
+        DTYPE_FIELD_NUMBER: _ClassVar[int]
+        BITS_FIELD_NUMBER: _ClassVar[int]
+        GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+        MODE_FIELD_NUMBER: _ClassVar[int]
+        dtype: str
+        bits: int
+        group_size: int
+        mode: str
+        def __init__(self, dtype: _Optional[str] = ..., bits: _Optional[int] = ..., group_size: _Optional[int] = ..., mode: _Optional[str] = ...) -> None: ...
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    INTERMEDIATE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_HEADS_FIELD_NUMBER: _ClassVar[int]
+    NUM_KV_HEADS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_DIM_FIELD_NUMBER: _ClassVar[int]
+    FORMATS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DISK_READ_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    formats: _containers.RepeatedCompositeFieldContainer[ProfileRequest.Format]
+    chunk_tokens: int
+    disk_read_size_bytes: int
+    fresh: bool
+    def __init__(self, hidden_size: _Optional[int] = ..., intermediate_size: _Optional[int] = ..., num_heads: _Optional[int] = ..., num_kv_heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., formats: _Optional[_Iterable[_Union[ProfileRequest.Format, _Mapping]]] = ..., chunk_tokens: _Optional[int] = ..., disk_read_size_bytes: _Optional[int] = ..., fresh: _Optional[bool] = ...) -> None: ...
+
+class ProfileReply(_message.Message):
+    __slots__ = ("profile_json",)
+    PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
+    profile_json: str
+    def __init__(self, profile_json: _Optional[str] = ...) -> None: ...
+
+class MeasureLinkRequest(_message.Message):
+    __slots__ = ("hop", "medium")
+    HOP_FIELD_NUMBER: _ClassVar[int]
+    MEDIUM_FIELD_NUMBER: _ClassVar[int]
+    hop: Hop
+    medium: str
+    def __init__(self, hop: _Optional[_Union[Hop, _Mapping]] = ..., medium: _Optional[str] = ...) -> None: ...
+
+class MeasureLinkReply(_message.Message):
+    __slots__ = ("latency_s", "bytes_per_s")
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    latency_s: float
+    bytes_per_s: float
+    def __init__(self, latency_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class EchoRequest(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+
+class EchoReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class UnloadRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -44,6 +44,21 @@ class ShardStub:
                 request_serializer=shard__pb2.LoadRequest.SerializeToString,
                 response_deserializer=shard__pb2.LoadProgress.FromString,
                 _registered_method=True)
+        self.Profile = channel.unary_unary(
+                '/dnet.v1.Shard/Profile',
+                request_serializer=shard__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=shard__pb2.ProfileReply.FromString,
+                _registered_method=True)
+        self.MeasureLink = channel.unary_unary(
+                '/dnet.v1.Shard/MeasureLink',
+                request_serializer=shard__pb2.MeasureLinkRequest.SerializeToString,
+                response_deserializer=shard__pb2.MeasureLinkReply.FromString,
+                _registered_method=True)
+        self.Echo = channel.stream_stream(
+                '/dnet.v1.Shard/Echo',
+                request_serializer=shard__pb2.EchoRequest.SerializeToString,
+                response_deserializer=shard__pb2.EchoReply.FromString,
+                _registered_method=True)
         self.Unload = channel.unary_unary(
                 '/dnet.v1.Shard/Unload',
                 request_serializer=shard__pb2.UnloadRequest.SerializeToString,
@@ -76,6 +91,24 @@ class ShardServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Profile(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureLink(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Echo(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +150,21 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=shard__pb2.LoadRequest.FromString,
                     response_serializer=shard__pb2.LoadProgress.SerializeToString,
+            ),
+            'Profile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=shard__pb2.ProfileRequest.FromString,
+                    response_serializer=shard__pb2.ProfileReply.SerializeToString,
+            ),
+            'MeasureLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureLink,
+                    request_deserializer=shard__pb2.MeasureLinkRequest.FromString,
+                    response_serializer=shard__pb2.MeasureLinkReply.SerializeToString,
+            ),
+            'Echo': grpc.stream_stream_rpc_method_handler(
+                    servicer.Echo,
+                    request_deserializer=shard__pb2.EchoRequest.FromString,
+                    response_serializer=shard__pb2.EchoReply.SerializeToString,
             ),
             'Unload': grpc.unary_unary_rpc_method_handler(
                     servicer.Unload,
@@ -193,6 +241,87 @@ class Shard:
             '/dnet.v1.Shard/Load',
             shard__pb2.LoadRequest.SerializeToString,
             shard__pb2.LoadProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnet.v1.Shard/Profile',
+            shard__pb2.ProfileRequest.SerializeToString,
+            shard__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnet.v1.Shard/MeasureLink',
+            shard__pb2.MeasureLinkRequest.SerializeToString,
+            shard__pb2.MeasureLinkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Echo(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dnet.v1.Shard/Echo',
+            shard__pb2.EchoRequest.SerializeToString,
+            shard__pb2.EchoReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,102 @@
+"""From a model's name and the devices at hand to a plan: facts are gathered here, the choice is `solve`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+
+from dnet_core.cluster import Cluster
+from dnet_core.profile.device import request_for
+from dnet_core.profile.model import profile_model
+from dnet_core.solve.plan import plan_from_edit, solve
+from dnet_core.store.catalog import read_headers
+from dnet_core.types.devices import Peer, PeerSource
+from dnet_core.types.plan import DeviceReason, Objective, Pin, Solution, SolveRequest
+from dnet_core.types.ring import split_evenly
+
+log = logging.getLogger(__name__)
+
+CHUNK_TOKENS = {"cpu": 32, "metal": 512, "cuda": 512}
+"""Prompt tokens per frame, by the slowest backend of the ring: a chunk is what a cancel has to wait for."""
+
+DEFAULT_CONTEXT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user may want of a plan. `context_tokens` None: the model's own, at most 8192."""
+
+    context_tokens: int | None = None
+    kv_bits: int = 16
+    batch: int = 1
+    objective: Objective = Objective.LATENCY
+    max_rounds: int = 8
+    pins: tuple[Pin, ...] = ()
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan for `model` with the facts it was made from, so that it can be changed by hand."""
+
+    model: str
+    request: SolveRequest
+    solution: Solution
+
+
+async def prepare(cluster: Cluster, model: str, wishes: Wishes) -> Prepared:
+    """Measure the devices and place `model` on them; nothing is loaded and no weight is fetched.
+
+    Raises UnknownModel and other RequestErrors, NotReady, InfeasiblePlan.
+    """
+    peers = await cluster.usable_peers()
+    request, failed = await _facts(cluster, peers, model, wishes)
+    if _is_one_machine(peers) and len(request.devices) > 1 and not wishes.pins:
+        # Shards of one machine are started to try a ring: all of them take part, though one would be faster.
+        plan = split_evenly(
+            model, request.model.num_layers, tuple(p.peer for p in request.devices), 1, request.context_tokens
+        )
+        solution = plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
+    else:
+        # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.
+        solution = await asyncio.to_thread(solve, request)
+    return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)))
+
+
+async def _facts(
+    cluster: Cluster, peers: tuple[Peer, ...], model: str, wishes: Wishes
+) -> tuple[SolveRequest, tuple[DeviceReason, ...]]:
+    """Everything the solver asks for, and why some devices could not be measured."""
+    checkpoint = await read_headers(model)
+    profile = replace(profile_model(checkpoint), model=model)
+    chunk_tokens = await chunk_tokens_of(cluster, peers)
+    measured, failed = await cluster.profiles(peers, request_for(profile, checkpoint.config, chunk_tokens))
+    names = {device.peer for device in measured}
+    context = min(wishes.context_tokens or DEFAULT_CONTEXT_TOKENS, profile.context_tokens)
+    request = SolveRequest(
+        model=profile,
+        devices=measured,
+        links=await cluster.links(tuple(peer for peer in peers if peer.name in names)),
+        context_tokens=context,
+        kv_bits=wishes.kv_bits,
+        batch=wishes.batch,
+        prompt_tokens=min(1000, context),
+        chunk_tokens=chunk_tokens,
+        objective=wishes.objective,
+        max_rounds=wishes.max_rounds,
+        allow_streaming=False,
+        excluded=wishes.excluded,
+        pins=wishes.pins,
+    )
+    return request, tuple(DeviceReason(name, False, why) for name, why in failed.items())
+
+
+async def chunk_tokens_of(cluster: Cluster, peers: tuple[Peer, ...]) -> int:
+    """How much of a prompt travels in one frame: what the slowest backend of `peers` does in a moment."""
+    statuses = await asyncio.gather(*(cluster.status(peer.name) for peer in peers))
+    return min(CHUNK_TOKENS[status.backend] for status in statuses)
+
+
+def _is_one_machine(peers: tuple[Peer, ...]) -> bool:
+    return all(peer.source is PeerSource.LOCAL for peer in peers)
