@@ -14,6 +14,7 @@ from textual.color import Color
 from textual.theme import Theme
 
 _DEVICE_HUES = ("#4f9cf9", "#f5a73b", "#4ec98a", "#b98cf0", "#3fc1d6", "#e87fae", "#a9c23f", "#e0775a")
+_ANSI_HUES = tuple(f"ansi_{name}" for name in ("blue", "yellow", "green", "magenta", "cyan", "bright_red"))
 _LIGHT_DARKEN = 0.18
 
 
@@ -42,10 +43,23 @@ class Look:
 
     @property
     def bad(self) -> Style:
-        return Style(color=(self.error.lighten(0.12) if self.dark else self.error).rich_color)
+        return Style(color=self.vivid(self.error).rich_color)
+
+    @property
+    def is_ansi(self) -> bool:
+        """Whether the theme leaves the colours to the terminal: then none may be mixed."""
+        return self.background.ansi is not None
+
+    def vivid(self, color: Color) -> Color:
+        """Move `color` away from the background, for text in it."""
+        if color.ansi is not None:
+            return color
+        return color.lighten(0.12) if self.dark else color.darken(0.15)
 
     def device(self, index: int) -> Color:
         """The colour of the device with this index in the ring."""
+        if self.is_ansi:
+            return Color.parse(_ANSI_HUES[index % len(_ANSI_HUES)])
         hue = Color.parse(_DEVICE_HUES[index % len(_DEVICE_HUES)])
         return hue if self.dark else hue.darken(_LIGHT_DARKEN)
 
@@ -56,13 +70,13 @@ def fg(color: Color, *, bold: bool = False) -> Style:
 
 def look_of(theme: Theme, variables: Mapping[str, str]) -> Look:
     """The look of `theme`, whose resolved `variables` are the app's `theme_variables`."""
-    names = ("foreground", "background", "primary", "accent", "success", "warning", "error", "surface")
+    names = ("foreground", "background", "primary", "accent", "success", "warning", "error")
     return _look(theme.dark, tuple(variables[name] for name in names))
 
 
 @lru_cache(maxsize=4)
 def _look(dark: bool, values: tuple[str, ...]) -> Look:
-    foreground, background, primary, accent, success, warning, error, surface = map(Color.parse, values)
+    foreground, background, primary, accent, success, warning, error = map(Color.parse, values)
     ansi = foreground.ansi is not None
     return Look(
         dark=dark,
@@ -74,5 +88,5 @@ def _look(dark: bool, values: tuple[str, ...]) -> Look:
         success=success,
         warning=warning,
         error=error,
-        raised=surface if ansi else background.blend(foreground, 0.08),
+        raised=background if ansi else background.blend(foreground, 0.08),
     )

@@ -142,8 +142,8 @@ def _is_painted(strip: Strip) -> bool:
 
 
 def _theme(look: Look) -> Theme:
-    accent = Style(color=(look.accent if look.dark else look.accent.darken(0.25)).rich_color)
-    primary = Style(color=look.primary.lighten(0.12).rich_color if look.dark else look.primary.rich_color)
+    accent = Style(color=(look.accent if look.dark else look.vivid(look.accent)).rich_color)
+    primary = Style(color=look.vivid(look.primary).rich_color)
     heading = primary + Style(bold=True)
     return Theme(
         {
@@ -167,7 +167,7 @@ def _theme(look: Look) -> Theme:
             "markdown.link_url": primary + Style(underline=True),
             "markdown.table.border": look.dim,
             "markdown.table.header": Style(bold=True),
-            "dnet.code": Style(bgcolor=None if look.raised.ansi is not None else look.raised.rich_color),
+            "dnet.code": Style(bgcolor=None if look.is_ansi else look.raised.rich_color),
         }
     )
 

@@ -124,7 +124,7 @@ class LayerStrip(Widget):
             share = busy[name].busy if name in busy else 0.0
             color = look.device(index)
             glow = _REST + (1 - _REST) * min(1.0, share)
-            colors.append(color if look.background.ansi is not None else look.background.blend(color, glow))
+            colors.append(color if look.is_ansi else look.background.blend(color, glow))
         return colors
 
     # --- the words under it ---------------------------------------------------------------------------
@@ -190,7 +190,8 @@ def _colored_cell(left: HalfCell, right: HalfCell, colors: list[Color], look: Lo
                 return " ", Style(bgcolor=color(left).rich_color)
             return "▌", Style(color=color(left).rich_color, bgcolor=color(right).rich_color)
         case Fill.RESIDENT:
-            ground = look.background.blend(color(right), 0.4) if right.fill is Fill.STREAMED else None
+            mixed = right.fill is Fill.STREAMED and not look.is_ansi
+            ground = look.background.blend(color(right), 0.4) if mixed else None
             return "▌", Style(color=color(left).rich_color, bgcolor=ground.rich_color if ground else None)
         case Fill.STREAMED:
             return "▒", fg(color(left))

@@ -86,7 +86,7 @@ class TurnWidget(Widget):
             self._renderer = Renderer(look_of(self.app.current_theme, self.app.theme_variables))
         look = self._renderer.look
         self._width = width
-        raised = Style(color=look.foreground.rich_color, bgcolor=look.raised.rich_color)
+        raised = Style(color=look.foreground.rich_color, bgcolor=look.raised.rich_color, bold=look.is_ansi)
         self._question = self._renderer.text(self.turn.prompt, raised, width, pad=_INDENT)
         self._prose = Prose(self._renderer, width - 2 * _INDENT)
         if self.turn.answer:

@@ -354,3 +354,20 @@ async def test_what_the_mouse_selects_is_what_is_copied(open_desk: OpenDesk) -> 
         await desk.pilot.hover(offset=(12, y))
         await desk.pilot.mouse_up(offset=(12, y))
         assert desk.app.screen.get_selected_text() == "The capital"
+
+
+async def test_a_new_theme_repaints_the_turns_that_are_there(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.say("What is the capital?")
+        await desk.finish()
+
+        def colour_of_the_answer() -> object:
+            strips = desk.app.screen._compositor.render_strips()
+            line = next(strip for strip in strips if "The capital of France" in strip.text)
+            return next(s.style.color for s in line if s.style and "The capital" in s.text)
+
+        dark = colour_of_the_answer()
+        desk.app.theme = "textual-light"
+        await desk.pilot.pause()
+        await desk.pilot.pause()
+        assert colour_of_the_answer() != dark

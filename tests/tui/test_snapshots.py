@@ -123,6 +123,11 @@ async def light(fake: FakeCoordinator, pilot: Pilot[None]) -> None:
     await generating(fake, pilot)
 
 
+async def ansi(fake: FakeCoordinator, pilot: Pilot[None]) -> None:
+    pilot.app.theme = "ansi-dark"
+    await answered(fake, pilot)
+
+
 BROKEN = Answer(words("The solver keeps what fits"), PeerLost("mini", "the connection was closed"))
 SMALL, MIDDLE, LARGE = (80, 24), (120, 40), (200, 60)
 CASES: dict[str, tuple[tuple[int, int], Act, Answer | None]] = {
@@ -136,6 +141,7 @@ CASES: dict[str, tuple[tuple[int, int], Act, Answer | None]] = {
     "error_80x24": (SMALL, answered, BROKEN),
     "help_80x24": (SMALL, help_screen, None),
     "light_120x40": (MIDDLE, light, None),
+    "ansi_80x24": (SMALL, ansi, None),
     "short_58x14": ((58, 14), answered, None),
     "guard_38x9": ((38, 9), answered, None),
 }
