@@ -26,7 +26,7 @@ class AnswerSession:
         self.finish: FinishReason | None = None
         self.num_tokens = 0
         self._detokenizer = Detokenizer(tokenizer, shown)
-        self._stop = StopMatcher(order.sampling.stop)
+        self._stop = StopMatcher(order.sampling.stop) if order.sampling.stop else None
         self._first_s: float | None = None
         self._last_s = 0.0
 
@@ -39,12 +39,12 @@ class AnswerSession:
         piece = "" if frame.token in self.order.stop_tokens else self._detokenizer.add(frame.token)
         if frame.finish is not None:
             piece += self._detokenizer.flush()
-        text, matched = self._stop.feed(piece)
+        text, matched = self._stop.feed(piece) if self._stop else (piece, None)
         if matched is not None:
             self.finish = FinishReason.STOP
         elif frame.finish is not None:
             self.finish = frame.finish
-            text += self._stop.flush()
+            text += self._stop.flush() if self._stop else ""
         return TokenText(text, frame.token, frame.position, frame.logprob, frame.top_logprobs, frame.stages)
 
     def done(self) -> GenerationDone:
