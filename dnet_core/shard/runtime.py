@@ -92,7 +92,9 @@ class Runtime:
 
     def close(self, name: str) -> None:
         """Drop the session and its KV cache; unknown ones are closed already."""
-        if self._sessions.pop(name, None) is not None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.cancelled = True  # for a step that waits behind this one
             mx.clear_cache()
 
     def close_all(self, driver: str) -> None:
@@ -126,9 +128,11 @@ class Runtime:
         queued = begun - arrival.received_s
         match frame:
             case Prompt():
+                self._model.check_tokens(frame.tokens)
                 turn = _Turn(frame.position, len(frame.tokens), frame.last, (), begun, queued, arrival.wire_s)
                 self._run(session, turn, (mx.array([frame.tokens]),), 0)
             case Token():
+                self._model.check_tokens((frame.token,))
                 turn = _Turn(frame.position, 1, True, (), begun, queued, arrival.wire_s)
                 self._run(session, turn, (mx.array([[frame.token]]),), 0)
             case Activation():
@@ -141,9 +145,20 @@ class Runtime:
                     queued,
                     arrival.wire_s,
                 )
-                self._run(session, turn, tuple(to_array(t) for t in frame.tensors), frame.next_layer)
+                self._run(session, turn, self._received(frame), frame.next_layer)
             case Cancel():
                 raise AssertionError("the event loop acts on Cancel")
+
+    def _received(self, frame: Activation) -> Arrays:
+        """The arrays of `frame`, once they are known to fit the window that is to run on them."""
+        window = self._windows.get(frame.next_layer)
+        if window is None or window.start == 0:
+            raise ProtocolError(
+                f"{self._peer} was sent what layer {frame.next_layer} takes: it has no such window"
+            )
+        arrays = tuple(to_array(tensor) for tensor in frame.tensors)
+        self._model.check_input(window, arrays, frame.num_tokens)
+        return arrays
 
     def _run(self, session: Session, turn: _Turn, value: Arrays, layer: int) -> None:
         """Run every window that lies here from `layer` on, then pass on what comes out."""
@@ -215,7 +230,8 @@ class Runtime:
         """Read the token, send it round and to the driver."""
         token = cast("int", draw.token.item())
         finish = session.finish(token, position)
-        session.cancelled = finish is not None
+        if finish is not None:
+            session.cancelled = True  # never back to False: a cancel may have come meanwhile
         if finish is None and not self._is_first:
             self._outputs.to_next(Token(session.name, position, token))
         self._outputs.to_driver(

@@ -13,6 +13,7 @@ from typing import cast
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
+from dnet_core.errors import RequestError
 from dnet_core.transport.control import SessionOrder
 from dnet_core.types.generation import TokenLogprob
 
@@ -48,7 +49,11 @@ class Sampler:
     """Picks the tokens of one session. Owned by the compute thread."""
 
     def __init__(self, order: SessionOrder, vocabulary: int) -> None:
+        """Raises RequestError for token ids beyond `vocabulary`: MLX would read and write out of bounds."""
         s = order.sampling
+        for token in (*order.recent_tokens, *(token for token, _ in s.logit_bias)):
+            if not 0 <= token < vocabulary:
+                raise RequestError(f"token {token} does not exist: the model has {vocabulary}")
         self._seed = order.seed
         self._num_top = s.logprobs
         self._is_random = s.temperature > 0
@@ -60,7 +65,7 @@ class Sampler:
             top_k=s.top_k if s.top_k < vocabulary else 0,
             xtc_probability=s.xtc_probability,
             xtc_threshold=s.xtc_threshold,
-            xtc_special_tokens=list(order.xtc_special_tokens),
+            xtc_special_tokens=[token for token in order.xtc_special_tokens if token < vocabulary],
         )
         self._processors = make_logits_processors(
             logit_bias=dict(s.logit_bias) or None,

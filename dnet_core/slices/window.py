@@ -27,7 +27,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
-from dnet_core.errors import UnsupportedModel
+from dnet_core.errors import ProtocolError, UnsupportedModel
 from dnet_core.slices.adapters import check_splittable, hands_on_hidden_only
 from dnet_core.types.ring import LayerWindow
 
@@ -149,6 +149,29 @@ class WindowedModel:
         entering = _fill(self._uses[window.start - 1].output, list(received))
         return self._forward(window, ids, entering, cache, position)
 
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many token ids the model knows: as many as it has logits."""
+        logits: mx.array = self._model(mx.zeros((1, 1), mx.int32), cache=self.make_cache())
+        return logits.shape[-1]
+
+    def check_tokens(self, tokens: tuple[int, ...]) -> None:
+        """Raise ProtocolError unless all are tokens of the model: MLX would read beyond the embedding."""
+        if not tokens or not all(0 <= token < self.vocab_size for token in tokens):
+            raise ProtocolError(f"tokens {tokens[:8]} arrived, but the model has {self.vocab_size}")
+
+    def check_input(self, window: LayerWindow, received: Arrays, num_tokens: int) -> None:
+        """Raise ProtocolError unless `received` is what comes out of the layer before, for `num_tokens`."""
+        holes = [hole for _, hole in tree_flatten(self._uses[window.start - 1].output) if hole is not None]
+        fits = (
+            len(received) == len(holes)
+            and received[0].shape[:2] == (1, num_tokens)
+            and all(_fits(array, hole, num_tokens) for array, hole in zip(received, holes, strict=True))
+        )
+        if not fits or num_tokens < 1:
+            arrived = ", ".join(f"{array.dtype} {array.shape}" for array in received)
+            raise ProtocolError(f"{num_tokens} tokens arrived at layers {window} as [{arrived}]")
+
     def blank_input(self, window: LayerWindow) -> Arrays:
         """Zeros of the shapes and dtypes that `window` receives for one token."""
         holes = tree_flatten(self._uses[window.start - 1].output)
@@ -257,6 +280,18 @@ class WindowedModel:
         if len(set(claimed)) != len(claimed):
             raise UnsupportedModel(self._name, "some of its layers share one KV cache")
         return tuple(uses[i] for i in range(self.num_layers))
+
+
+def _fits(array: mx.array, hole: _Hole, num_tokens: int) -> bool:
+    """Whether `array` is for `num_tokens` what the hole is for one."""
+    return (
+        array.dtype == hole.dtype
+        and len(array.shape) == len(hole.shape)
+        and all(
+            have == want or (want == 1 and have == num_tokens)
+            for have, want in zip(array.shape, hole.shape, strict=True)
+        )
+    )
 
 
 def _arrays(output: Any, shape: Any) -> Arrays:
