@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer as RepeatedComposite
+
 from dnet_core.errors import ProtocolError
 from dnet_core.transport.control import (
     Hop,
@@ -54,35 +56,36 @@ _STEP_FROM_PB = {value: key for key, value in _STEP_TO_PB.items()}
 
 
 def encode_ring(frames: Iterable[RingFrame], sent_ns: int) -> pb.ToShard:
-    return pb.ToShard(sent_ns=sent_ns, frames=[_ring_frame(frame) for frame in frames])
+    """Fills the message in place: sub-messages made apart would be copied, activations with them."""
+    message = pb.ToShard(sent_ns=sent_ns)
+    for frame in frames:
+        _fill_ring_frame(message.frames.add(), frame)
+    return message
 
 
-def _ring_frame(frame: RingFrame) -> pb.ToShard.Frame:
+def _fill_ring_frame(into: pb.ToShard.Frame, frame: RingFrame) -> None:
     match frame:
         case Activation():
-            return pb.ToShard.Frame(
-                activation=pb.Activation(
-                    session=frame.session,
-                    position=frame.position,
-                    num_tokens=frame.num_tokens,
-                    next_layer=frame.next_layer,
-                    last=frame.last,
-                    tensors=[pb.Tensor(dtype=t.dtype, shape=t.shape, data=t.data) for t in frame.tensors],
-                    stages=_stages(frame.stages),
-                )
-            )
+            activation = into.activation
+            activation.session = frame.session
+            activation.position = frame.position
+            activation.num_tokens = frame.num_tokens
+            activation.next_layer = frame.next_layer
+            activation.last = frame.last
+            for tensor in frame.tensors:
+                activation.tensors.add(dtype=tensor.dtype, shape=tensor.shape, data=tensor.data)
+            _add_stages(activation.stages, frame.stages)
         case Token():
-            return pb.ToShard.Frame(
-                token=pb.Token(session=frame.session, position=frame.position, token=frame.token)
-            )
+            into.token.session = frame.session
+            into.token.position = frame.position
+            into.token.token = frame.token
         case Prompt():
-            return pb.ToShard.Frame(
-                prompt=pb.Prompt(
-                    session=frame.session, position=frame.position, tokens=frame.tokens, last=frame.last
-                )
-            )
+            into.prompt.session = frame.session
+            into.prompt.position = frame.position
+            into.prompt.tokens.extend(frame.tokens)
+            into.prompt.last = frame.last
         case Cancel():
-            return pb.ToShard.Frame(cancel=pb.Cancel(session=frame.session))
+            into.cancel.session = frame.session
 
 
 def decode_ring(message: pb.ToShard) -> list[RingFrame]:
@@ -116,35 +119,34 @@ def _ring_value(frame: pb.ToShard.Frame) -> RingFrame:
 
 
 def encode_driver(frames: Iterable[DriverFrame]) -> pb.FromShard:
-    return pb.FromShard(frames=[_driver_frame(frame) for frame in frames])
+    message = pb.FromShard()
+    for frame in frames:
+        _fill_driver_frame(message.frames.add(), frame)
+    return message
 
 
-def _driver_frame(frame: DriverFrame) -> pb.FromShard.Frame:
+def _fill_driver_frame(into: pb.FromShard.Frame, frame: DriverFrame) -> None:
     match frame:
         case Sampled():
-            return pb.FromShard.Frame(
-                sampled=pb.Sampled(
-                    session=frame.session,
-                    position=frame.position,
-                    token=frame.token,
-                    finish=_FINISH_TO_PB[frame.finish],
-                    logprob=frame.logprob,
-                    top_logprobs=[
-                        pb.TopLogprob(token=t.token, logprob=t.logprob) for t in frame.top_logprobs
-                    ],
-                    stages=_stages(frame.stages),
-                )
-            )
+            sampled = into.sampled
+            sampled.session = frame.session
+            sampled.position = frame.position
+            sampled.token = frame.token
+            sampled.finish = _FINISH_TO_PB[frame.finish]
+            if frame.logprob is not None:
+                sampled.logprob = frame.logprob
+            for top in frame.top_logprobs:
+                sampled.top_logprobs.add(token=top.token, logprob=top.logprob)
+            _add_stages(sampled.stages, frame.stages)
         case PromptRead():
-            return pb.FromShard.Frame(
-                prompt_read=pb.PromptRead(
-                    session=frame.session, position=frame.position, stages=_stages(frame.stages)
-                )
-            )
+            into.prompt_read.session = frame.session
+            into.prompt_read.position = frame.position
+            _add_stages(into.prompt_read.stages, frame.stages)
         case Fault():
-            return pb.FromShard.Frame(
-                fault=pb.Fault(session=frame.session, peer=frame.peer, kind=frame.kind, message=frame.message)
-            )
+            into.fault.session = frame.session
+            into.fault.peer = frame.peer
+            into.fault.kind = frame.kind
+            into.fault.message = frame.message
 
 
 def decode_driver(message: pb.FromShard) -> list[DriverFrame]:
@@ -176,17 +178,15 @@ def _driver_value(frame: pb.FromShard.Frame) -> DriverFrame:
             )
 
 
-def _stages(stages: Iterable[StageTime]) -> list[pb.Stage]:
-    return [
-        pb.Stage(
-            peer=s.peer,
-            queue_s=s.queue_s,
-            compute_s=s.compute_s,
-            disk_wait_s=s.disk_wait_s,
-            wire_s=s.wire_s,
+def _add_stages(into: RepeatedComposite[pb.Stage], stages: Iterable[StageTime]) -> None:
+    for stage in stages:
+        into.add(
+            peer=stage.peer,
+            queue_s=stage.queue_s,
+            compute_s=stage.compute_s,
+            disk_wait_s=stage.disk_wait_s,
+            wire_s=stage.wire_s,
         )
-        for s in stages
-    ]
 
 
 def _stage_values(stages: Iterable[pb.Stage]) -> tuple[StageTime, ...]:
