@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from dnet_core.transport.control import Hop, LoadOrder, LoadStep, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
-from dnet_core.types.ring import RingPlan
+from dnet_core.types.ring import LayerWindow, RingPlan
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Coordinator:
         self._subscribers: set[asyncio.Queue[Event]] = set()
         self._changing = asyncio.Lock()
         self._ring: _Ring | None = None
+        self._prepared: Prepared | None = None
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -130,7 +131,29 @@ class Coordinator:
         """What every device says of itself now. Raises the first error of one that does not answer."""
         return tuple(await asyncio.gather(*(self._cluster.status(peer.name) for peer in self.peers)))
 
+    async def survey(self) -> tuple[tuple[Peer, ShardStatus | DnetError], ...]:
+        """Every device with what it says of itself now, or why it does not answer."""
+        peers = self.peers
+
+        async def ask(peer: Peer) -> ShardStatus | DnetError:
+            try:
+                return await self._cluster.status(peer.name)
+            except DnetError as error:
+                return error
+
+        return tuple(zip(peers, await asyncio.gather(*map(ask, peers)), strict=True))
+
     # ---- profile, solve ----
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is wanted of plans that nobody asks for in particular."""
+        return self._wishes
+
+    @property
+    def prepared(self) -> Prepared | None:
+        """The plan that was made last, loaded or not."""
+        return self._prepared
 
     async def prepare(self, model: str, wishes: Wishes | None = None) -> Prepared:
         """Measure the devices and plan where the layers of `model` go; nothing is loaded.
@@ -139,7 +162,29 @@ class Coordinator:
         cannot be measured.
         """
         self._emit(PlanStarted(model))
-        prepared = await planning.prepare(self._cluster, _canonical(model), wishes or self._wishes)
+        prepared = await planning.prepare(self._cluster, canonical(model), wishes or self._wishes)
+        return self._keep(prepared)
+
+    async def prepare_by_hand(
+        self,
+        model: str,
+        windows: Mapping[str, tuple[LayerWindow, ...]],
+        num_resident: Mapping[str, int] | None = None,
+        wishes: Wishes | None = None,
+    ) -> Prepared:
+        """Check and predict a placement made by hand: `windows` per device, one per round.
+
+        `num_resident` says for some devices how many of their layers stay in memory; elsewhere it is as many
+        as fit. Raises what `prepare` raises, and RequestError when the windows are no plan.
+        """
+        self._emit(PlanStarted(model))
+        prepared = await planning.prepare_by_hand(
+            self._cluster, canonical(model), windows, num_resident or {}, wishes or self._wishes
+        )
+        return self._keep(prepared)
+
+    def _keep(self, prepared: Prepared) -> Prepared:
+        self._prepared = prepared
         self._emit(PlanMade(prepared.solution))
         return prepared
 
@@ -170,7 +215,7 @@ class Coordinator:
             await self._drop()
             begun = time.monotonic()
             try:
-                loaded = await self._load(_canonical(model), plan, chunk_tokens)
+                loaded = await self._load(canonical(model), plan, chunk_tokens)
             except DnetError as error:
                 self._emit(LoadFailed(model, str(error)))
                 raise
@@ -315,7 +360,7 @@ async def _with_channels(
         yield driver
 
 
-def _canonical(model: str) -> str:
+def canonical(model: str) -> str:
     """A path means the same in every process of this machine; ids stay as they are."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dnet_core.cluster import Cluster
@@ -13,7 +14,7 @@ from dnet_core.solve.plan import plan_from_edit, solve
 from dnet_core.store.catalog import read_headers
 from dnet_core.types.devices import Peer, PeerSource
 from dnet_core.types.plan import DeviceReason, Objective, Pin, Solution, SolveRequest
-from dnet_core.types.ring import split_evenly
+from dnet_core.types.ring import LayerWindow, split_evenly
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,19 @@ async def prepare(cluster: Cluster, model: str, wishes: Wishes) -> Prepared:
     else:
         # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.
         solution = await asyncio.to_thread(solve, request)
+    return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)))
+
+
+async def prepare_by_hand(
+    cluster: Cluster,
+    model: str,
+    windows: Mapping[str, tuple[LayerWindow, ...]],
+    num_resident: Mapping[str, int],
+    wishes: Wishes,
+) -> Prepared:
+    """Measure the devices and check a placement made by hand; errors as of `prepare`."""
+    request, failed = await _facts(cluster, await cluster.usable_peers(), model, wishes)
+    solution = await asyncio.to_thread(plan_from_edit, request, windows, num_resident)
     return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)))
 
 
