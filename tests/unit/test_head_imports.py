@@ -1,0 +1,28 @@
+"""The head tokenizes, plans, drives and draws without MLX: it starts fast, and shards keep the memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("mlx", "mlx_lm", "transformers", "torch")
+
+
+@pytest.mark.parametrize(
+    "module", ["dnet_core.coordinator", "dnet_core.main", "dnet_tui.launch", "dnet_tui.main"]
+)
+def test_importing_the_head_loads_no_mlx(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_options_are_read_without_grpc_or_textual() -> None:
+    """`dnet-tui --help` and wrong options answer at once."""
+    code = (
+        "import sys, dnet_tui.main; print([m for m in ('grpc', 'textual', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
