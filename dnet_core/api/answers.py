@@ -1,59 +1,196 @@
-"""The answers to one request: `n` sessions of the ring, told as one stream of events."""
+"""The answers to one request: sessions of the ring, told as one stream of steps that any reply is made of."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
-from dnet_core.coordinator import Coordinator
+from dnet_core.api.errors import SERVER, ApiError
+from dnet_core.api.formats import AnswerFormat
+from dnet_core.api.harmony import HarmonyParser
+from dnet_core.api.logprobs import HeldLogprobs, TokenEntry
+from dnet_core.api.openai import Sampled
+from dnet_core.api.output import CallWriter, Content, OutputParser, Part
+from dnet_core.api.prompts import Prompt
+from dnet_core.api.service import Service
 from dnet_core.errors import DnetError
+from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.tasks import TaskScope
-from dnet_core.types.generation import GenerationDone, PromptProgress, SamplingParams, TokenText
+from dnet_core.types.generation import (
+    FinishReason,
+    GenerationDone,
+    PromptProgress,
+    SamplingParams,
+    TokenText,
+)
 
-AnswerEvent = TokenText | GenerationDone
-MERGED_EVENTS = 64
-"""Events waiting to be written to the client; a slow client then slows only its own sessions."""
+MERGED_STEPS = 64
+"""Steps waiting to be written to the client; a slow client then slows only its own sessions."""
+MAX_SEED = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One session to run. Without a `form` all text is content as it is."""
+
+    tokens: tuple[int, ...]
+    sampling: SamplingParams
+    form: AnswerFormat | None = None
+    tools: tuple[dict[str, object], ...] = ()
+    in_reasoning: bool = False
+    one_call_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one token adds to answer number `index`; `finish` comes once, with its last step."""
+
+    index: int
+    parts: tuple[Part, ...]
+    logprobs: tuple[TokenEntry, ...]
+    finish: str | None
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a request has used so far: prompts are known before, the rest is counted by `answers`."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+def questions(
+    prompt: Prompt, body: Sampled, max_tokens: int | None, logprobs: int | None, *, one_call_only: bool
+) -> list[Question]:
+    """The sessions of a chat: one per choice."""
+    return [
+        Question(prompt.tokens, sampling, prompt.form, prompt.tools, prompt.in_reasoning, one_call_only)
+        for sampling in sampling_params(body, max_tokens, logprobs)
+    ]
+
+
+def sampling_params(body: Sampled, max_tokens: int | None, logprobs: int | None) -> list[SamplingParams]:
+    """One entry per choice; each has its own seed, the first the one that was asked for."""
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    base = SamplingParams(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=max(body.top_k, 0),
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=tuple(body.logit_bias.items()),
+        logprobs=logprobs,
+        max_tokens=max_tokens,
+        stop=body.stop,
+    )
+    return [replace(base, seed=(seed + index) % MAX_SEED) for index in range(body.n)]
 
 
 async def answers(
-    coordinator: Coordinator, tokens: tuple[int, ...], samplings: Sequence[SamplingParams]
-) -> AsyncGenerator[tuple[int, AnswerEvent], None]:
-    """Continue `tokens` once per entry of `samplings`; yields events with the index of their answer.
+    service: Service, client: str, asked: Sequence[Question], usage: Usage
+) -> AsyncGenerator[Step, None]:
+    """Run all of `asked`, each in its turn, and count into `usage`. Closing the generator stops them.
 
-    Closing the generator stops every session. Raises what the coordinator raises.
+    Raises what the coordinator raises, and ApiError 503 when the ring was stopped.
     """
-    if len(samplings) == 1:
-        async with aclosing(_answer(coordinator, tokens, samplings[0])) as events:
-            async for event in events:
-                yield 0, event
+    if len(asked) == 1:
+        async with aclosing(_answer(service, client, 0, asked[0], usage)) as steps:
+            async for step in steps:
+                yield step
         return
-    queue: asyncio.Queue[tuple[int, AnswerEvent | DnetError]] = asyncio.Queue(MERGED_EVENTS)
+    queue: asyncio.Queue[Step | DnetError | ApiError] = asyncio.Queue(MERGED_STEPS)
 
-    async def run(index: int, sampling: SamplingParams) -> None:
+    async def run(index: int, question: Question) -> None:
         try:
-            async with aclosing(_answer(coordinator, tokens, sampling)) as events:
-                async for event in events:
-                    await queue.put((index, event))
-        except DnetError as error:
-            await queue.put((index, error))
+            async with aclosing(_answer(service, client, index, question, usage)) as steps:
+                async for step in steps:
+                    await queue.put(step)
+        except (DnetError, ApiError) as error:
+            await queue.put(error)
 
     async with TaskScope() as tasks:
-        for index, sampling in enumerate(samplings):
-            tasks.start(run(index, sampling))
-        num_running = len(samplings)
+        for index, question in enumerate(asked):
+            tasks.start(run(index, question))
+        num_running = len(asked)
         while num_running:
-            index, told = await queue.get()
-            if isinstance(told, DnetError):
+            told = await queue.get()
+            if not isinstance(told, Step):
                 raise told
-            num_running -= isinstance(told, GenerationDone)
-            yield index, told
+            num_running -= told.finish is not None
+            yield told
 
 
 async def _answer(
-    coordinator: Coordinator, tokens: tuple[int, ...], sampling: SamplingParams
-) -> AsyncGenerator[AnswerEvent, None]:
-    async with aclosing(coordinator.generate_from(tokens, sampling)) as events:
+    service: Service, client: str, index: int, question: Question, usage: Usage
+) -> AsyncGenerator[Step, None]:
+    coordinator = service.coordinator
+    reader = _Reader(index, question, coordinator.tokenizer, usage)
+    shown = question.form.shown if question.form else ()
+    async with (
+        service.turns.turn(client),
+        aclosing(coordinator.generate_from(question.tokens, question.sampling, shown)) as events,
+    ):
         async for event in events:
-            if not isinstance(event, PromptProgress):
-                yield event
+            match event:
+                case TokenText():
+                    yield reader.take(event)
+                case GenerationDone():
+                    yield reader.finish(event)
+                case PromptProgress():
+                    pass
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Turns the events of one session into steps. Owned by the task that iterates it."""
+
+    index: int
+    question: Question
+    tokenizer: Tokenizer
+    usage: Usage
+    calls: CallWriter = field(init=False)
+    parser: OutputParser | HarmonyParser | None = field(init=False)
+    held: HeldLogprobs | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        question = self.question
+        self.calls = CallWriter(question.tools, one_only=question.one_call_only)
+        self.parser = None
+        if question.form is not None and question.form.is_harmony:
+            self.parser = HarmonyParser(self.calls)
+        elif question.form is not None:
+            self.parser = OutputParser(question.form, self.calls, in_reasoning=question.in_reasoning)
+        wants = question.sampling.logprobs is not None
+        self.held = HeldLogprobs(self.tokenizer, self.shown) if wants else None
+
+    @property
+    def shown(self) -> frozenset[int]:
+        return self.question.form.shown if self.question.form else frozenset()
+
+    def take(self, event: TokenText) -> Step:
+        was_reasoning = self.parser is not None and self.parser.in_reasoning
+        if self.parser is not None:
+            parts = tuple(self.parser.feed(event.text))
+        else:
+            parts = (Content(event.text),) if event.text else ()
+        self.usage.completion_tokens += 1
+        self.usage.reasoning_tokens += was_reasoning or (self.parser is not None and self.parser.in_reasoning)
+        entries = tuple(self.held.add(event)) if self.held else ()
+        return Step(self.index, parts, entries, None)
+
+    def finish(self, done: GenerationDone) -> Step:
+        if done.finish_reason is FinishReason.CANCELLED:
+            raise ApiError(503, "the answer was stopped", kind=SERVER, code="cancelled")
+        self.usage.cached_tokens = max(self.usage.cached_tokens, done.cached_tokens)
+        parts = tuple(self.parser.finish()) if self.parser else ()
+        reason = str(done.finish_reason)
+        if self.calls.num_calls and done.finish_reason is FinishReason.STOP:
+            reason = "tool_calls"
+        return Step(self.index, parts, (), reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from starlette.applications import Starlette
@@ -15,11 +16,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dnet_core import http_server
-from dnet_core.api import chat, models
+from dnet_core.api import chat, cluster, models
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
 from dnet_core.api.errors import ApiError, bug, from_dnet
 from dnet_core.api.service import FailedRequest, Service
 from dnet_core.api.sse import ClientGone
+from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
 
@@ -32,6 +34,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{model:path}", models.show_model),
     ("POST", "/v1/chat/completions", chat.create),
+    ("GET", "/v1/devices", cluster.devices),
+    ("GET", "/v1/topology", cluster.topology),
+    ("POST", "/v1/prepare_topology", cluster.prepare_topology),
+    ("POST", "/v1/prepare_topology_manual", cluster.prepare_topology_manual),
+    ("POST", "/v1/load_model", cluster.load_model),
+    ("POST", "/v1/unload_model", cluster.unload_model),
 )
 OPEN_PATHS = ("/health",)
 """Answered without a key: what watches the process need not be trusted with it."""
@@ -67,18 +75,34 @@ class Endpoint:
         return tuple(self._service.last_errors)
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """How many sessions run at once, how many requests may wait, and in what order they get their turn.
+
+    `origins` are web origins whose pages may use the endpoint ("*": all).
+    """
+
+    sessions: int = 4
+    waiting: int = 64
+    policy: QueuePolicy = QueuePolicy.FAIR
+    origins: tuple[str, ...] = ()
+
+
 @asynccontextmanager
 async def endpoint(
-    coordinator: Coordinator, host: str, port: int, api_keys: Sequence[str] = (), origins: Sequence[str] = ()
+    coordinator: Coordinator,
+    host: str,
+    port: int,
+    api_keys: Sequence[str] = (),
+    options: EndpointOptions = EndpointOptions(),
 ) -> AsyncIterator[Endpoint]:
     """Serve the OpenAI API on `host`:`port` (0: a free one) until the block ends.
 
-    `origins` are web origins whose pages may use it ("*": all). Raises StartError when the address cannot be
-    had, or can be reached from other machines and there is no key.
+    Raises StartError when the address cannot be had, or can be reached from other machines without a key.
     """
     require_key_beyond_loopback(host, api_keys)
-    service = Service(coordinator)
-    app = _Border(service, host, tuple(api_keys), tuple(origins))
+    service = Service(coordinator, Turns(options.sessions, options.waiting, options.policy))
+    app = _Border(service, host, tuple(api_keys), options.origins)
     async with http_server.serve(app, http_server.bind(host, port)) as bound:
         yield Endpoint(service, host, bound)
 

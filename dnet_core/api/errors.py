@@ -98,6 +98,13 @@ def from_validation(error: ValidationError) -> ApiError:
     return ApiError(400, f"{param}: {message}" if param else message, param=param or None, code=code)
 
 
+def at_field(error: RequestError, param: str) -> ApiError:
+    """The reply for `error`, which lies in the field `param`."""
+    told = from_dnet(error)
+    told.param = param
+    return told
+
+
 def bug() -> ApiError:
     """The reply when this program has a fault; the log has the details."""
     message = "this server failed on the request; its log says why"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     ValidationError,
     model_validator,
 )
@@ -147,6 +149,62 @@ def _call_for_template(call: CalledTool) -> dict[str, object]:
     }
 
 
+# ---- tools ----
+
+
+class Function(Body):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None  # True asks for arguments bound to the schema while decoding
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: Function
+
+    def for_template(self) -> dict[str, object]:
+        """The tool as chat templates and parsers of calls read it."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.function.name,
+                "description": self.function.description or "",
+                "parameters": self.function.parameters or {"type": "object", "properties": {}},
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether tools may be called, and which (None: all of them)."""
+
+    may_call: bool = True
+    names: frozenset[str] | None = None
+
+
+def _tool_choice(value: object) -> object:
+    match value:
+        case "auto":
+            return ToolChoice()
+        case "none":
+            return ToolChoice(may_call=False)
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [*tools]}}:
+            return ToolChoice(names=frozenset(_chosen_name(tool) for tool in tools))
+        case "required" | {"type": "function" | "custom" | "allowed_tools"}:
+            raise PydanticCustomError(
+                "unsupported", "a call cannot be enforced by this server: use 'auto' or 'none'"
+            )
+    raise PydanticCustomError("tool_choice", "must be 'auto', 'none', 'required' or an object with a type")
+
+
+def _chosen_name(tool: object) -> str:
+    match tool:
+        case {"type": "function", "function": {"name": str(name)}} | {"type": "function", "name": str(name)}:
+            return name
+    raise PydanticCustomError("tool_choice", "allowed tools must be functions with a name")
+
+
 # ---- sampling ----
 
 
@@ -224,10 +282,10 @@ class ChatRequest(Sampled):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
-    tools: Refused = None
-    tool_choice: Refused = None
+    tools: Annotated[Many[Tool], Field(max_length=128)] = ()
+    tool_choice: Annotated[InstanceOf[ToolChoice], BeforeValidator(_tool_choice)] = ToolChoice()
     parallel_tool_calls: bool = True
-    reasoning_effort: Refused = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
         default_factory=dict
     )
@@ -246,7 +304,19 @@ class ChatRequest(Sampled):
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
+        known = {tool.function.name for tool in self.tools}
+        if strange := (self.tool_choice.names or frozenset()) - known:
+            raise PydanticCustomError(
+                "tool_choice", "'tool_choice' names '{name}', which is no tool", {"name": min(strange)}
+            )
         return self
+
+    @property
+    def callable_tools(self) -> list[dict[str, object]]:
+        """The tools that may be called, as templates read them."""
+        names = self.tool_choice.names
+        tools = self.tools if self.tool_choice.may_call else ()
+        return [tool.for_template() for tool in tools if names is None or tool.function.name in names]
 
 
 # ---- reading ----

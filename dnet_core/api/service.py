@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from dnet_core.api.errors import SERVER, ApiError
+from dnet_core.api.turns import Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import ContextTooLong
 from dnet_core.generate.tokenizer import Tokenizer
@@ -56,6 +57,7 @@ class Service:
     """Owned by the endpoint; routes read it, the border counts."""
 
     coordinator: Coordinator
+    turns: Turns
     requests_in_flight: int = 0
     requests_total: int = 0
     last_errors: deque[FailedRequest] = field(default_factory=lambda: deque(maxlen=LAST_ERRORS))
@@ -87,6 +89,12 @@ class Service:
                 headers={"retry-after": "2"},
             )
         return ApiError(503, "no model is loaded", kind=SERVER, code="model_not_loaded")
+
+    def client(self, request: Request, user: str | None) -> str:
+        """Who takes turns with others: the user that the request names, its key, its address."""
+        key = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
+        address = request.client.host if request.client else ""
+        return f"{address} {key} {user or ''}"
 
     def failure_note(self, request: Request) -> Callable[[ApiError], None]:
         """What keeps an error of `request` for the screen."""

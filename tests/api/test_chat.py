@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from dnet_core.api.app import Endpoint
 from dnet_core.coordinator import Coordinator
+from dnet_core.transport.control import ShardStatus
 from dnet_core.types.generation import SamplingParams
 from tests.api.conftest import CONTEXT_TOKENS, MODEL
 from tests.ring_tools import ring_tokens, statuses, until_idle
@@ -221,7 +222,7 @@ async def test_a_client_that_goes_stops_every_shard(client: openai.AsyncOpenAI, 
     await until_idle(ring)
 
 
-async def until_busy(ring: Coordinator) -> list[Any]:
+async def until_busy(ring: Coordinator) -> tuple[ShardStatus, ...]:
     while True:
         found = await statuses(ring)
         if all(status.sessions for status in found):

@@ -8,7 +8,6 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-import pytest_asyncio
 
 from dnet_core.api.app import Endpoint, endpoint
 from dnet_core.api.openai import MAX_BODY_BYTES
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/chat/completions"
 HI: list[Any] = [{"role": "user", "content": "hi"}]
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def raw(served: Endpoint) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=served.url) as made:
-        yield made
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
@@ -77,6 +70,31 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
         ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
         ({"store": True}, "store", "invalid_value"),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", "invalid_value"),
+        (
+            {"tools": [{"type": "function", "function": {}}]},
+            "tools[0].function.name",
+            "missing_required_parameter",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
+            "tools[0].function.name",
+            "invalid_value",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools[0].function.strict",
+            "invalid_value",
+        ),
+        ({"tool_choice": "maybe"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice",
+            "unsupported_parameter",
+        ),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "invalid_value"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "invalid_value"),
     ],
 )

@@ -1,0 +1,177 @@
+"""How a model writes reasoning and tool calls, told from its chat template and its vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dnet_core.api.tool_parsers import CallParser, deepseek_calls, json_calls, mlx_lm_markers, mlx_lm_parser
+from dnet_core.generate.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningFormat:
+    """Reasoning stands before the answer, between `start` and `end`."""
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """Tool calls stand between `start` and `end`, where `parse` reads them.
+
+    An empty `start`: an answer that begins with `{` is a call. An empty `end`: calls go on to the end of the
+    answer. `streams`: a call is an object with "name" and then "arguments", sent on as it is written.
+    `inner` are further special tokens that the calls are written with.
+    """
+
+    family: str
+    start: str
+    end: str
+    parse: CallParser
+    streams: bool = False
+    inner: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """All that is needed to read a model's answer. `shown` are the special tokens to be spelled out."""
+
+    reasoning: ReasoningFormat | None
+    tools: ToolFormat
+    is_harmony: bool
+    knows_tools: bool  # the template tells the model about tools
+    dropped: tuple[str, ...]  # markers around the plain answer
+    shown: frozenset[int]
+
+
+REASONING = tuple(
+    ReasoningFormat(start, end)
+    for start, end in (
+        ("<think>", "</think>"),  # DeepSeek, Qwen, GLM, MiniMax, Nemotron, SmolLM3, ...
+        ("<longcat_think>", "</longcat_think>"),
+        ("<|think:start|>", "<|think:end|>"),
+        ("<|channel>thought", "<channel|>"),  # Gemma 4
+        ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),  # Kimi K3
+        ("[THINK]", "[/THINK]"),  # Magistral
+        ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+        ("<seed:think>", "</seed:think>"),
+        ("◁think▷", "◁/think▷"),
+        ("<thought>", "</thought>"),  # EXAONE Deep
+        ("Here is my thought process:", "Here is my response:"),  # Granite 3.2
+    )
+)
+
+HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
+PYTHON_TAG = "<|python_tag|>"
+RESPONSE_TOKENS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+
+GENERIC = ToolFormat("generic", "<tool_call>", "</tool_call>", json_calls, streams=True)
+HERMES = ToolFormat("hermes", "<tool_call>", "</tool_call>", json_calls, streams=True)
+LLAMA_3 = ToolFormat("llama3", "", "", json_calls, streams=True)
+HARMONY = ToolFormat("harmony", "", "", json_calls, streams=True, inner=HARMONY_TOKENS)
+DEEPSEEK = ToolFormat(
+    "deepseek",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    deepseek_calls,
+    inner=("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+)
+GRANITE_3 = ToolFormat("granite3", "<|tool_call|>", "", json_calls)
+PHI_4 = ToolFormat("phi4", "<|tool_call|>", "<|/tool_call|>", json_calls)
+COMMAND_A = ToolFormat("command-a", "<|START_ACTION|>", "<|END_ACTION|>", json_calls)
+COMMAND_R = ToolFormat("command-r", "Action: ```json", "```", json_calls)
+NEMOTRON = ToolFormat("nemotron", "<TOOLCALL>", "</TOOLCALL>", json_calls)
+
+
+def _mlx_lm(module: str, *inner: str) -> ToolFormat:
+    start, end = mlx_lm_markers(module)
+    return ToolFormat(module, start, end, mlx_lm_parser(module), inner=inner)
+
+
+# First match wins. Each row: texts that the template holds (all of them), and the format that they mean. The
+# rows of mlx-lm's parsers are those of its own detection.
+_BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
+    (("<minimax:tool_call>",), _mlx_lm("minimax_m2")),
+    (("<|tool_call>", "<tool_call|>"), _mlx_lm("gemma4", '<|"|>')),
+    (("<start_function_call>",), _mlx_lm("function_gemma", "<escape>")),
+    (("<longcat_tool_call>",), _mlx_lm("longcat")),
+    (("<arg_key>",), _mlx_lm("glm47")),
+    (("<|tool_list_start|>",), _mlx_lm("pythonic")),
+    (("<|tool_call_start|>",), _mlx_lm("pythonic")),
+    (("<tool_call>\\n<function=",), _mlx_lm("qwen3_coder")),
+    (("<tool_call>\n<function=",), _mlx_lm("qwen3_coder")),
+    (
+        ("<|tool_calls_section_begin|>",),
+        _mlx_lm("kimi_k2", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+    ),
+    (('<function name="', '<param name="'), _mlx_lm("minicpm5")),
+    (("<|channel|>", "<|message|>"), HARMONY),
+    (("<｜tool▁calls▁begin｜>",), DEEPSEEK),
+    (("<|START_ACTION|>",), COMMAND_A),
+    (("Action:", "```json"), COMMAND_R),
+    (("[TOOL_CALLS]",), _mlx_lm("mistral", "[ARGS]", "[CALL_ID]")),
+    (("<atem:function_calls>",), _mlx_lm("muse_spark")),
+    (("<TOOLCALL>",), NEMOTRON),
+    (("<tool_call>",), HERMES),
+    ((PYTHON_TAG,), LLAMA_3),
+    (("<|start_header_id|>", '"parameters": '), LLAMA_3),
+    (("<|/tool_call|>",), PHI_4),
+    (("<|tool_call|>",), GRANITE_3),
+)
+_BY_TOKENS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
+    (
+        ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
+        _mlx_lm("kimi_k3", "<|open|>", "<|close|>", "<|sep|>"),
+    ),
+    (("<|tool_call_start|>", "<|tool_call_end|>"), _mlx_lm("pythonic")),
+)
+
+
+@lru_cache(maxsize=8)  # with and without tools for the model that is loaded, and the one before
+def answer_format(tokenizer: Tokenizer, *, with_tools: bool) -> AnswerFormat:
+    """How the model of `tokenizer` answers a chat with or without tools."""
+    template = tokenizer.chat_template(with_tools=with_tools)
+    tools = _tool_format(tokenizer, template)
+    reasoning = next((f for f in REASONING if _has(tokenizer, template, f)), None)
+    dropped = RESPONSE_TOKENS if RESPONSE_TOKENS[0] in template else ()
+    if with_tools and tools is LLAMA_3:
+        dropped = (*dropped, PYTHON_TAG)
+    texts = set(dropped)
+    if with_tools or tools is HARMONY:
+        texts |= {tools.start, tools.end, *tools.inner}
+    if reasoning is not None:
+        texts |= {*_tokens_in(reasoning.start), *_tokens_in(reasoning.end)}
+    ids = (tokenizer.token_id(text) for text in texts)
+    return AnswerFormat(
+        reasoning=reasoning,
+        tools=tools,
+        is_harmony=tools is HARMONY,
+        knows_tools="tools" in template,
+        dropped=dropped,
+        shown=frozenset(i for i in ids if i is not None),
+    )
+
+
+def _tool_format(tokenizer: Tokenizer, template: str) -> ToolFormat:
+    for texts, found in _BY_TEMPLATE:
+        if all(text in template for text in texts):
+            return found
+    for texts, found in _BY_TOKENS:
+        if all(tokenizer.token_id(text) is not None for text in texts):
+            return found
+    return GENERIC
+
+
+def _has(tokenizer: Tokenizer, template: str, reasoning: ReasoningFormat) -> bool:
+    """Whether the template writes this reasoning, or the vocabulary has tokens for nothing else."""
+    if reasoning.end in template:
+        return True
+    return all(tokenizer.token_id(text) is not None for text in (reasoning.start, reasoning.end))
+
+
+def _tokens_in(marker: str) -> list[str]:
+    """The special tokens that a marker may be written with: itself, or the parts in brackets."""
+    parts = [part + ">" for part in marker.split(">")[:-1]]
+    return [marker, *parts]
