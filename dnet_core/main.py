@@ -59,6 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="ID_OR_PATH",
         help="Hugging Face id, local directory or .gguf file (default: the sample, %(default)s)",
     )
+    ring.add_argument("--no-load", action="store_true", help="load nothing now: wait for POST /v1/load_model")
     add_cluster_options(parser)
     parser.set_defaults(grpc_port=58080)
     http = parser.add_argument_group("the endpoint")
@@ -117,7 +118,12 @@ async def serve(options: argparse.Namespace) -> None:
         endpoint(coordinator, options.host, options.http_port, keys) as served,
         TaskScope() as tasks,
     ):
-        print(f"dnet-api {__version__} listens on {served.url}; loading {options.model}", flush=True)
+        listens = f"dnet-api {__version__} listens on {served.url}"
+        if options.no_load:
+            print(f"{listens}; nothing is loaded", flush=True)
+            await stop.wait()
+            return
+        print(f"{listens}; loading {options.model}", flush=True)
         stopping = tasks.start(stop.wait())
         loading = tasks.start(_load(coordinator, options.model))
         await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
