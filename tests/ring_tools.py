@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,22 +34,34 @@ def reference_tokens(model: Path, prompt: Sequence[int], count: int, chunk_token
 
 
 def ring_plan(
-    model: Path | str, peers: Sequence[Peer], boundaries: Sequence[int], rounds: int = 1
+    model: Path | str,
+    peers: Sequence[Peer],
+    boundaries: Sequence[int],
+    rounds: int = 1,
+    streamed: Collection[int] = (),
+    num_buffers: int = 0,
 ) -> RingPlan:
-    """A resident plan with windows that end at `boundaries`, dealt round the peers `rounds` times."""
+    """A plan with windows that end at `boundaries`, dealt round the peers `rounds` times.
+
+    The layers `streamed` are read from disk, each peer's into `num_buffers` buffers, or as many as it needs.
+    """
     names = [peer.name for peer in peers]
     assert len(boundaries) <= len(names) * rounds
     windows: dict[str, list[LayerWindow]] = {name: [] for name in names}
     for slot, (start, stop) in enumerate(pairwise((0, *boundaries))):
         windows[names[slot % len(names)]].append(LayerWindow(start, stop))
-    used = {name: tuple(found) for name, found in windows.items() if found}
+    assignments = []
+    for name, found in windows.items():
+        own = tuple(layer for window in found for layer in window.layers if layer in streamed)
+        if found:
+            assignments.append(Assignment(name, tuple(found), own, min(num_buffers, len(own))))
     return RingPlan(
         model=str(model),
         num_layers=boundaries[-1],
-        rounds=max(len(found) for found in used.values()),
+        rounds=max(len(a.windows) for a in assignments),
         context_tokens=512,
         kv_bits=16,
-        assignments=tuple(Assignment(name, found, (), 0) for name, found in used.items()),
+        assignments=tuple(assignments),
     )
 
 

@@ -1,7 +1,8 @@
-"""The one thread of a shard that runs MLX: MLX streams belong to threads, so every array lives here.
+"""The threads of a shard: one that computes with MLX, and one that reads streamed layers for it.
 
-Work comes through one bounded inbox, in order, and never blocks on the network; results leave through
-callbacks that hand them to the event loop.
+MLX streams belong to threads: an array is evaluated on the thread that made it, and only evaluated ones go
+from the loader thread to the compute thread. Work comes through one bounded inbox each, in order, and never
+blocks on the network; results leave through callbacks that hand them to the event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -25,9 +27,9 @@ INBOX_ITEMS = 4096
 class MlxThread:
     """Runs work in order on its own thread. `with` starts it and ends it after the item in hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "compute") -> None:
         self._inbox: queue.Queue[Work] = queue.Queue(INBOX_ITEMS)
-        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ending = False
 
     def __enter__(self) -> Self:
@@ -50,6 +52,23 @@ class MlxThread:
             self._inbox.put_nowait(work)
         except queue.Full:
             raise RingError(f"the shard is overloaded: {INBOX_ITEMS} frames wait to be computed") from None
+
+    def submit(self, function: Callable[[], Result]) -> Future[Result]:
+        """Queue `function` for its result or its exception; it may be cancelled until it begins."""
+        done: Future[Result] = Future()
+
+        def work() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the waiting caller
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self.post(work)
+        return done
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Run `function` on the thread and wait for its result or its exception.

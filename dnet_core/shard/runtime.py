@@ -7,7 +7,7 @@
 
 There is one step for prefill and decode, for one round and many. When the first shard is also the tail (a
 ring of one) the sampled token stays a lazy array and the next step is built before it is read, as mlx-lm
-does.
+does; with streamed layers, whose weights come and go during a step, there is nothing to build ahead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import cast
 import mlx.core as mx
 
 from dnet_core.errors import DnetError, ProtocolError, RingError
+from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session
 from dnet_core.slices.tensors import to_array, to_tensor
@@ -66,8 +67,17 @@ class _Turn:
 class Runtime:
     """The loaded windows of one model and the sessions on them. Every method runs on the compute thread."""
 
-    def __init__(self, peer: str, order: LoadOrder, model: WindowedModel, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        peer: str,
+        order: LoadOrder,
+        model: WindowedModel,
+        outputs: Outputs,
+        stream: LayerStream | None = None,
+    ) -> None:
+        """`stream` reads the streamed layers of `order`; None: all layers are in memory."""
         self._peer = peer
+        self._stream = stream
         self._model = model
         self._outputs = outputs
         self._windows: dict[int, LayerWindow] = {window.start: window for window in order.windows}
@@ -209,7 +219,7 @@ class Runtime:
         position = turn.position + turn.num_tokens
         draw = session.sample(logits, position)
         draw.begin()
-        if self._is_first:
+        if self._is_first and self._stream is None:
             self._outputs.again(lambda: self._continue(session, turn, draw, position))
         else:
             self._tell(session, turn, draw, position)
@@ -234,6 +244,9 @@ class Runtime:
             session.cancelled = True  # never back to False: a cancel may have come meanwhile
         if finish is None and not self._is_first:
             self._outputs.to_next(Token(session.name, position, token))
+        elif finish is None and self._stream is not None:
+            following = Arrival(Token(session.name, position, token), time.monotonic(), 0.0)
+            self._outputs.again(lambda: self.handle(following))
         self._outputs.to_driver(
             session.driver,
             Sampled(
@@ -252,11 +265,12 @@ class Runtime:
         now = time.monotonic()
         begun = max(turn.begun_s, session.counted_until_s)
         session.counted_until_s = now
+        waited = self._stream.take_waited_s() if self._stream else 0.0
         return StageTime(
             peer=self._peer,
             queue_s=max(0.0, turn.queue_s),
-            compute_s=now - begun,
-            disk_wait_s=0.0,
+            compute_s=max(0.0, now - begun - waited),
+            disk_wait_s=waited,
             wire_s=turn.wire_s,
         )
 

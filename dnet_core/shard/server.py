@@ -10,7 +10,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,15 @@ from dnet_core.profile.device import profile_to_json
 from dnet_core.profile.links import measure_link
 from dnet_core.profile.measure import profile_device
 from dnet_core.settings import TIMEOUTS, paths
+from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
+from dnet_core.slices.layers import PRODUCER, StreamedLayer, make_streamed
 from dnet_core.slices.weights import open_model, parameter_bytes, read_parameters
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.catalog import resolve
-from dnet_core.store.checkpoint import read_checkpoint
+from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
+from dnet_core.store.repack import check_room, layer_path, layers_folder
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import (
     Arrival,
@@ -60,6 +63,7 @@ class _Loaded:
     order: LoadOrder
     runtime: Runtime
     hop: Held[RingLink] | None  # None: a ring of one
+    undo: AsyncExitStack
 
 
 class ShardServer:
@@ -72,6 +76,7 @@ class ShardServer:
         self._announcement = announcement
         self._advertisement: Advertisement | None = None
         self._thread = thread
+        self._loader = MlxThread("loader")
         self._credentials = credentials
         self._tasks = TaskScope()
         self._loop = asyncio.get_running_loop()
@@ -81,12 +86,14 @@ class ShardServer:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
+        self._loader.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._tasks.__aexit__(kind, error, trace)
+        self._loader.__exit__(kind, error, trace)
 
     @property
     def announcement(self) -> Announcement:
@@ -132,10 +139,9 @@ class ShardServer:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
-        if order.streamed or order.kv_bits != 16:
+        if order.kv_bits != 16:
             raise RequestError(
-                f"{self.name} (dnet {__version__}) keeps all layers in memory with 16-bit KV:"
-                " streamed layers and KV quantisation are not in this version"
+                f"{self.name} (dnet {__version__}) keeps KV in 16 bits: quantised KV is not in this version"
             )
         async with self._changing:
             await self._drop()
@@ -159,18 +165,21 @@ class ShardServer:
                 f" {order.num_layers}: the two machines have different models under this name"
             )
         await self._thread.call(partial(model.check_windows, order.windows))
-        async for report in self._read(order, model):
+        streamed: dict[int, StreamedLayer] = {}
+        async for report in self._read(order, model, checkpoint, streamed):
             yield report
         outputs = Outputs(
             to_next=lambda frame: self._post(self._send_next, frame),
             to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
             again=self._thread.post,
         )
-        runtime = Runtime(self.name, order, model, outputs)
-        yield LoadReport(LoadStep.WARM, 0, 0, "")
-        await self._thread.call(runtime.warm)
-        hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
-        self._loaded = _Loaded(order, runtime, hop)
+        async with AsyncExitStack() as undo:
+            stream = await self._stream(model, streamed, order.num_buffers, undo) if streamed else None
+            runtime = Runtime(self.name, order, model, outputs, stream)
+            yield LoadReport(LoadStep.WARM, 0, 0, "")
+            await self._thread.call(runtime.warm)
+            hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
+            self._loaded = _Loaded(order, runtime, hop, undo.pop_all())
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
 
@@ -197,15 +206,48 @@ class ShardServer:
         if failure is not None:
             raise failure
 
-    async def _read(self, order: LoadOrder, model: WindowedModel) -> AsyncIterator[LoadReport]:
-        layers = [model.layers[index] for window in order.windows for index in window.layers]
-        sizes = [parameter_bytes(layer) for layer in layers]
-        done = 0
-        for layer, size in zip(layers, sizes, strict=True):
-            yield LoadReport(LoadStep.READ, done, sum(sizes), "")
-            await self._thread.call(partial(read_parameters, layer, order.model))
-            done += size
-        yield LoadReport(LoadStep.READ, done, sum(sizes), "")
+    async def _read(
+        self,
+        order: LoadOrder,
+        model: WindowedModel,
+        checkpoint: Checkpoint,
+        streamed: dict[int, StreamedLayer],
+    ) -> AsyncIterator[LoadReport]:
+        """Read the resident layers; see to the files of the others, and put them into `streamed`."""
+        layers = [index for window in order.windows for index in window.layers]
+        sizes = {index: parameter_bytes(model.layers[index]) for index in layers}
+        places = await self._thread.call(partial(self._layer_paths, order, checkpoint, sizes))
+        done, total = 0, sum(sizes.values())
+        for index in layers:
+            yield LoadReport(LoadStep.READ, done, total, "")
+            layer = model.layers[index]
+            if index in places:
+                make = partial(make_streamed, layer, places[index], order.model, index)
+                streamed[index] = await self._thread.call(make)
+            else:
+                await self._thread.call(partial(read_parameters, layer, order.model))
+            done += sizes[index]
+        yield LoadReport(LoadStep.READ, done, total, "")
+
+    @staticmethod
+    def _layer_paths(order: LoadOrder, checkpoint: Checkpoint, sizes: dict[int, int]) -> dict[int, Path]:
+        """Where the files of the streamed layers are or will be. Raises LoadError when there is no room."""
+        if not order.streamed:
+            return {}
+        folder = layers_folder(checkpoint, PRODUCER)
+        found = {index: layer_path(folder, index) for index in order.streamed}
+        check_room(sum(sizes[index] for index, path in found.items() if not path.exists()))
+        return found
+
+    async def _stream(
+        self, model: WindowedModel, streamed: dict[int, StreamedLayer], num_buffers: int, undo: AsyncExitStack
+    ) -> LayerStream:
+        """Begin to read streamed layers; `undo` ends it."""
+        make = partial(LayerStream, model, streamed, num_buffers, self._loader)
+        stream = await self._thread.call(make)
+        undo.push_async_callback(self._thread.call, stream.close)
+        await self._thread.call(stream.begin)
+        return stream
 
     async def unload(self) -> None:
         async with self._changing:
@@ -217,6 +259,7 @@ class ShardServer:
             return
         if loaded.hop is not None:
             await loaded.hop.release()
+        await loaded.undo.aclose()
         del loaded
         await self._collect()
 

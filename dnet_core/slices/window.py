@@ -17,9 +17,10 @@ the receiving side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
@@ -75,6 +76,30 @@ class _Observer:
         return getattr(self._layer, name)
 
 
+class _Streamed:
+    """A layer that has its weights only during its `turn`, so that nothing of it may stay lazy."""
+
+    def __init__(self, layer: nn.Module, turn: Callable[[], AbstractContextManager[None]]) -> None:
+        self._layer = layer
+        self._turn = turn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        mx.eval([value for value in given if isinstance(value, mx.array)])  # while the disk is still reading
+        with self._turn():
+            output = self._layer(*args, **kwargs)
+            mx.eval(output, [value.state for value in given if hasattr(value, "state")])
+        return output
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
+        return type(self._layer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
 @dataclass(frozen=True, slots=True)
 class _Hole:
     """Where an array stands in what a layer returns."""
@@ -98,6 +123,8 @@ class WindowedModel:
         self._model = model
         self._name = name
         self.layers: list[nn.Module] = list(model.layers)
+        self._running: list[Any] = list(self.layers)  # what runs for them: streamed ones are wrapped
+        self._streams = False
         self._entering: Any = None
         self._leaving: Any = None
         self._kinds = [_kind(c) for c in self.make_cache()]
@@ -122,6 +149,17 @@ class WindowedModel:
         if any(len(window) < self.num_layers for window in windows):
             check_splittable(self._model, self._name)
             assert len(self._uses) == self.num_layers
+
+    def stream(self, layers: Collection[int], turn: Callable[[int], AbstractContextManager[None]]) -> None:
+        """From now on run each of `layers` inside `turn(layer)`, with everything evaluated at its end.
+
+        Raises UnsupportedModel unless layers of this architecture are known to depend on nothing but what
+        they are given: another one might use weights that are not there.
+        """
+        check_splittable(self._model, self._name)
+        for layer in layers:
+            self._running[layer] = _Streamed(self.layers[layer], partial(turn, layer))
+        self._streams = True
 
     def slots(self, window: LayerWindow) -> tuple[int, ...]:
         """Indices into the cache list that belong to `window`: those of its layers, and with the first
@@ -180,7 +218,7 @@ class WindowedModel:
     def _forward(
         self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
     ) -> Arrays:
-        if len(window) == self.num_layers:
+        if len(window) == self.num_layers and not self._streams:
             return (self._model(ids, cache=cache),)
         self._entering = entering
         owner, key = self._layer_list
@@ -201,8 +239,8 @@ class WindowedModel:
         if found is not None:
             return found
         layers: list[Any] = [_StandIn(layer, lambda: self._entering) for layer in self.layers[: window.start]]
-        layers += self.layers[window.start : window.stop - 1]
-        layers.append(_Observer(self.layers[window.stop - 1], self._keep))
+        layers += self._running[window.start : window.stop - 1]
+        layers.append(_Observer(self._running[window.stop - 1], self._keep))
         layers += [_StandIn(layer, lambda: self._leaving) for layer in self.layers[window.stop :]]
         self._lists[window] = layers
         return layers

@@ -1,0 +1,135 @@
+"""Streamed layers, read ahead on the loader thread, for the compute thread to run.
+
+    compute   [ layer 3 ][ layer 4 ]   waits   [ layer 5 ] ...
+    loader    [ read 4  ][ read 5            ][ read 6 ] ...          2 buffers
+
+All decisions are taken on the compute thread, when a layer's turn begins and when it ends; the loader thread
+works off the reads it is given, in order. So a read starts when a buffer is free and the disk is idle,
+whether or not a frame is here: reads go on across windows, rounds and tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from dnet_core.shard.mlx_thread import MlxThread
+from dnet_core.slices.layers import LayerBuffer, StreamedLayer
+from dnet_core.slices.residency import cycle_after, cycle_from, decide
+from dnet_core.slices.window import WindowedModel
+from dnet_core.store.repack import LayerReader
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A buffer in use: its layer's parameters are read, being read, or waiting to be."""
+
+    buffer: LayerBuffer
+    read: Future[dict[str, mx.array]]
+
+
+class LayerStream:
+    """The streamed layers of one loaded model, in at most as many buffers. Owned by the compute thread."""
+
+    def __init__(
+        self, model: WindowedModel, layers: Mapping[int, StreamedLayer], num_buffers: int, thread: MlxThread
+    ) -> None:
+        """`layers` by index. Allocates the buffers, and makes `model` run these layers in turns."""
+        self._layers = layers
+        self._order = tuple(sorted(layers))  # windows come in the order of their layers
+        self._num_buffers = num_buffers
+        self._thread = thread
+        self._reader = LayerReader()
+        self._held: dict[int, _Held] = {}
+        self._waited_s = 0.0
+        self.read_bytes = 0
+        self.read_s = 0.0
+        model.stream(self._order, self.turn)
+        size = max(layer.file.num_bytes for layer in layers.values())
+        self._free = thread.submit(lambda: [LayerBuffer(size) for _ in range(num_buffers)]).result()
+
+    def begin(self) -> None:
+        """Start reading what the first token needs."""
+        self._arrange(self._order)
+
+    def close(self) -> None:
+        """Let no more reads begin, and wait for the one in hand."""
+        for held in self._held.values():
+            held.read.cancel()
+        wait([held.read for held in self._held.values()])
+        self._held.clear()
+
+    @contextmanager
+    def turn(self, layer: int) -> Iterator[None]:
+        """The weights of `layer` are there inside; all that is computed from them must be evaluated inside.
+
+        Raises LoadError when they cannot be read; a later turn tries again.
+        """
+        begun = time.monotonic()
+        try:
+            parameters = self._parameters(layer)
+        finally:
+            self._waited_s += time.monotonic() - begun
+        self._layers[layer].slots.put(parameters)
+        try:
+            yield
+        finally:
+            self._layers[layer].slots.clear()
+            self._arrange(cycle_after(self._order, layer))
+
+    def take_waited_s(self) -> float:
+        """Seconds that compute has waited for bytes since the last call."""
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
+
+    def _parameters(self, layer: int) -> dict[str, mx.array]:
+        """Wait for the layer's bytes. A read ahead that failed is tried again: the file may be back."""
+        read = self._await(layer)
+        if read.exception() is not None:
+            self._release(layer)
+            read = self._await(layer)
+        if read.exception() is not None:
+            self._release(layer)
+        return read.result()
+
+    def _await(self, layer: int) -> Future[dict[str, mx.array]]:
+        """The finished read of `layer`."""
+        self._arrange(cycle_from(self._order, layer))
+        while layer not in self._held:
+            # Every buffer waits for a read that has begun, of a layer that is not needed now.
+            wait([held.read for held in self._held.values()], return_when=FIRST_COMPLETED)
+            self._arrange(cycle_from(self._order, layer))
+        wait([self._held[layer].read])
+        return self._held[layer].read
+
+    def _arrange(self, upcoming: Iterable[int]) -> None:
+        decision = decide(upcoming, self._held, self._num_buffers)
+        for layer in decision.drop:
+            self._release(layer)
+        for layer in decision.read[: len(self._free)]:
+            buffer = self._free.pop()
+            self._held[layer] = _Held(buffer, self._submit(layer, buffer))
+
+    def _release(self, layer: int) -> None:
+        """Free the buffer of `layer`, unless it is being read into right now."""
+        held = self._held[layer]
+        if held.read.done() or held.read.cancel():
+            del self._held[layer]
+            self._free.append(held.buffer)
+
+    def _submit(self, layer: int, buffer: LayerBuffer) -> Future[dict[str, mx.array]]:
+        file = self._layers[layer].file
+
+        def read() -> dict[str, mx.array]:
+            begun = time.monotonic()
+            parameters = buffer.fill(file, self._reader)
+            self.read_s += time.monotonic() - begun
+            self.read_bytes += file.num_bytes
+            return parameters
+
+        return self._thread.submit(read)

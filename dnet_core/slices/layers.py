@@ -1,0 +1,145 @@
+"""The parameters of one layer outside the model: written to a layer file, read into a buffer, put in place.
+
+A buffer is one flat array, allocated once and read into again and again; the parameters are views of it.
+MLX takes arrays for constant, so a buffer may only be filled when nothing that was computed from it is still
+to be evaluated: whoever runs a streamed layer evaluates all of its results before the layer's turn ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from dnet_core.errors import LoadError
+from dnet_core.store.repack import LayerFile, LayerReader, RawTensor, find_layer, write_layer
+
+_DTYPES: dict[str, mx.Dtype] = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "I8": mx.int8,
+    "U16": mx.uint16,
+    "I16": mx.int16,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "U32": mx.uint32,
+    "I32": mx.int32,
+    "F32": mx.float32,
+    "U64": mx.uint64,
+    "I64": mx.int64,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+PRODUCER = f"mlx-lm {metadata.version('mlx-lm')}"
+"""Its code turns a checkpoint's tensors into parameters, so layer files belong to one version of it."""
+
+Layout = tuple[tuple[str, str, tuple[int, ...], int], ...]
+"""Name, dtype, shape and offset in the buffer of every parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedLayer:
+    """A layer of a model that holds no weights now: where they are, and where they go."""
+
+    file: LayerFile
+    slots: LayerSlots
+
+
+def make_streamed(module: nn.Module, path: Path, model: str, layer: int) -> StreamedLayer:
+    """Find the layer file of `module` at `path`, or write it; then take the weights out of `module`.
+
+    Raises LoadError.
+    """
+    file = find_layer(path)
+    if file is None:
+        tensors = {name: _raw(array, model) for name, array in tree_flatten(module.parameters())}
+        file = write_layer(path, tensors, model, layer)
+    return StreamedLayer(file, LayerSlots(module))
+
+
+def _raw(array: mx.array, model: str) -> RawTensor:
+    flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
+    try:
+        mx.eval(flat)
+    except RuntimeError as error:
+        raise LoadError(f"the weights of '{model}' cannot be read: {error}") from error
+    return RawTensor(_NAMES[array.dtype], array.shape, np.array(flat, copy=False).data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a parameter hangs in its layer: `owner[key]`."""
+
+    name: str
+    owner: Any
+    key: Any
+    blank: mx.array
+
+
+class LayerSlots:
+    """Puts parameters into a layer and takes them out again. From the start the layer holds none.
+
+    Without them it has lazy stand-ins of the same shape that take no memory; floats are NaN, so that a use
+    out of turn would be seen.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._slots = tuple(_slots(layer))
+        self.clear()
+
+    def put(self, parameters: dict[str, mx.array]) -> None:
+        for slot in self._slots:
+            slot.owner[slot.key] = parameters[slot.name]
+
+    def clear(self) -> None:
+        for slot in self._slots:
+            slot.owner[slot.key] = slot.blank
+
+
+def _slots(layer: nn.Module) -> list[_Slot]:
+    slots = []
+    for name, array in tree_flatten(layer.parameters()):
+        owner: Any = layer
+        *path, last = name.split(".")
+        for part in path:
+            owner = owner[int(part)] if isinstance(owner, (list, tuple)) else owner[part]
+        key = int(last) if isinstance(owner, list) else last
+        is_float = mx.issubdtype(array.dtype, mx.floating)
+        blank = mx.full(array.shape, float("nan") if is_float else 0, array.dtype)
+        slots.append(_Slot(name, owner, key, blank))
+    return slots
+
+
+class LayerBuffer:
+    """Memory for one streamed layer of at most `num_bytes`. Made and filled on the loader thread."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._bytes = mx.zeros(num_bytes, mx.uint8, stream=mx.cpu)
+        mx.eval(self._bytes)
+        self._memory = np.array(self._bytes, copy=False).data
+        self._views: dict[Layout, dict[str, mx.array]] = {}
+
+    def fill(self, file: LayerFile, reader: LayerReader) -> dict[str, mx.array]:
+        """Read the layer of `file`; the parameters by name, evaluated. Raises LoadError."""
+        reader.read(file, self._memory)
+        layout = tuple((n, t.dtype, t.shape, t.start - file.start) for n, t in sorted(file.tensors.items()))
+        if layout not in self._views:
+            self._views[layout] = self._view(layout)
+        return self._views[layout]
+
+    def _view(self, layout: Layout) -> dict[str, mx.array]:
+        """Arrays that share the buffer's memory: nothing is copied, now or when it is filled again."""
+        views = {}
+        with mx.stream(mx.cpu):
+            for name, dtype, shape, offset in layout:
+                stop = offset + math.prod(shape) * _DTYPES[dtype].size
+                views[name] = self._bytes[offset:stop].view(_DTYPES[dtype]).reshape(shape)
+            mx.eval(views)
+        return views

@@ -1,0 +1,319 @@
+"""One layer's parameters as one range of one file, so that streaming reads a layer in one go.
+
+    cache/layers/FINGERPRINT/            one checkpoint, as its files are now
+        layer-0007.safetensors           the parameters as mlx-lm's model has them, quantised as they are
+        layer-0007.safetensors.tmp       being written, or left by a process that died; removed by the next
+        .lock                            held by whoever writes
+
+Where a checkpoint holds a layer in this form already (one range, nothing renamed or computed), that range of
+its own file is used and nothing is written. What is read is what was written: a file that is new to a reader,
+or has changed since its last read, is compared with its checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from dnet_core.errors import LoadError
+from dnet_core.settings import paths
+from dnet_core.store.checkpoint import DTYPE_BITS, PREFIX_BYTES, header_bytes_of, parse_header
+from dnet_core.types.checkpoints import Checkpoint, TensorRecord
+
+FORMAT = "dnet-layer-1"
+"""Part of every layer file: another one means that the file is written anew."""
+
+ALIGNMENT_BYTES = 16384
+"""Tensor data begins on a page of every machine."""
+
+READ_BYTES = 64 << 20
+"""One system call: large enough for the disk's full speed, small enough that closing need not wait long."""
+
+RESERVE_BYTES = 1 << 30
+"""Writing layer files leaves this much of the disk free."""
+
+_F_NOCACHE = 48  # fcntl.F_NOCACHE, which Python only has on macOS
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFile:
+    """Bytes `[start, stop)` of `path` are one layer; `tensors` by parameter name, aligned to their items.
+
+    `checksum` is the CRC-32 of these bytes; None for a checkpoint's own file, which has none.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    tensors: Mapping[str, TensorRecord]
+    checksum: int | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A tensor to write: `data` is its bytes, row by row."""
+
+    dtype: str  # as safetensors names it
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class CachedLayers:
+    """The layer files of one checkpoint."""
+
+    model: str
+    folder: Path
+    num_layers: int
+    size_bytes: int
+
+
+# ---- where they are ----
+
+
+def layers_folder(checkpoint: Checkpoint, producer: str) -> Path:
+    """Where the layers of `checkpoint` are kept, by its fingerprint, and by its files as they are now.
+
+    The fingerprint does not see the weights themselves: two finetunes of one model may share it. So the
+    files' places, sizes and times count too, and `producer`: the version of what computes the parameters.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {producer} {checkpoint.fingerprint}".encode())
+    for name in sorted(checkpoint.file_bytes):
+        assert checkpoint.directory is not None, "only headers are here"
+        path = (checkpoint.directory / name).resolve()
+        status = _status(path)
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return paths().cache / "layers" / f"{checkpoint.fingerprint}-{digest.hexdigest()[:8]}"
+
+
+def layer_path(folder: Path, layer: int) -> Path:
+    return folder / f"layer-{layer:04d}.safetensors"
+
+
+def find_layer(path: Path) -> LayerFile | None:
+    """The layer file at `path`, if it is whole as far as its header and size tell."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            header = file.read(header_bytes_of(file.read(PREFIX_BYTES), size_bytes, str(path)))
+        tensors = parse_header(header, path.name, size_bytes, str(path))
+        metadata = json.loads(header)["__metadata__"]
+        checksum = int(metadata["crc32"])
+    except (OSError, LoadError, KeyError, ValueError):
+        return None
+    start = PREFIX_BYTES + len(header)
+    if metadata["format"] != FORMAT or max((t.stop for t in tensors.values()), default=0) != size_bytes:
+        return None
+    return LayerFile(path, start, size_bytes, tensors, checksum)
+
+
+def find_range(checkpoint: Checkpoint, names: Mapping[str, str]) -> LayerFile | None:
+    """The parameters `names` (parameter -> tensor) as one range of one of the checkpoint's own files.
+
+    None when they lie in several files, with something else between them, or not aligned to their items.
+    """
+    assert checkpoint.directory is not None, "only headers are here"
+    tensors = {parameter: checkpoint.tensors[name] for parameter, name in names.items()}
+    files = {record.file for record in tensors.values()}
+    if len(files) != 1:
+        return None
+    start = min(record.start for record in tensors.values())
+    stop = max(record.stop for record in tensors.values())
+    aligned = all((r.start - start) % item_bytes(r.dtype) == 0 for r in tensors.values())
+    if not aligned or stop - start != sum(record.num_bytes for record in tensors.values()):
+        return None
+    return LayerFile(checkpoint.directory / files.pop(), start, stop, tensors, None)
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one item of a safetensors dtype: "BF16" has 2."""
+    return DTYPE_BITS[dtype] // 8
+
+
+# ---- writing ----
+
+
+def check_room(num_bytes: int) -> None:
+    """Raise LoadError unless the cache directory's disk has room for layer files of `num_bytes`."""
+    folder = paths().cache / "layers"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise LoadError(f"{folder} cannot be made: {error.strerror}") from error
+    if free_bytes < num_bytes + RESERVE_BYTES:
+        raise LoadError(
+            f"streaming needs {_gigabytes(num_bytes)} of layer files in {folder}, and a reserve of"
+            f" {_gigabytes(RESERVE_BYTES)}, but the disk has {_gigabytes(free_bytes)} free: free some, or"
+            " remove other models' layers with 'dnet-shard cache clear'"
+        )
+
+
+def write_layer(path: Path, tensors: Mapping[str, RawTensor], model: str, layer: int) -> LayerFile:
+    """Write the layer file `path`: whole or not at all. Raises LoadError."""
+    ordered = sorted(tensors.items(), key=lambda item: (-item_bytes(item[1].dtype), item[0]))
+    checksum = 0
+    for _, tensor in ordered:
+        checksum = zlib.crc32(tensor.data, checksum)
+    header = _header(dict(ordered), {"format": FORMAT, "model": model, "layer": str(layer)}, checksum)
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / ".lock"):
+            try:
+                with partial.open("wb") as file:
+                    file.write(header)
+                    for _, tensor in ordered:
+                        file.write(tensor.data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise LoadError(f"layer {layer} cannot be written to {path}: {error.strerror or error}") from error
+    found = find_layer(path)
+    if found is None:
+        raise LoadError(f"{path} was changed while it was written: is another program using the folder?")
+    return found
+
+
+def _header(tensors: Mapping[str, RawTensor], metadata: dict[str, str], checksum: int) -> bytes:
+    """Length and JSON of a safetensors file, padded so that the data begins on a page."""
+    entries: dict[str, object] = {"__metadata__": {**metadata, "crc32": str(checksum)}}
+    offset = 0
+    for name, tensor in tensors.items():
+        stop = offset + len(tensor.data)
+        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, stop]}
+        offset = stop
+    text = json.dumps(entries).encode()
+    text += b" " * (-(PREFIX_BYTES + len(text)) % ALIGNMENT_BYTES)
+    return struct.pack("<Q", len(text)) + text
+
+
+# ---- reading ----
+
+
+class LayerReader:
+    """Reads layers past the page cache, and tells when a file is not what it was. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Path, int], tuple[int, int, int]] = {}
+
+    def read(self, file: LayerFile, into: memoryview) -> None:
+        """Fill the first `file.num_bytes` of `into`. Raises LoadError: missing, cut short, damaged."""
+        target = into[: file.num_bytes]
+        try:
+            descriptor = os.open(file.path, os.O_RDONLY)
+            try:
+                self._read(descriptor, file, target)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise LoadError(
+                f"{file.path} cannot be read: {error.strerror or error}; load the model again"
+            ) from error
+
+    def _read(self, descriptor: int, file: LayerFile, target: memoryview) -> None:
+        status = os.fstat(descriptor)
+        mark = (status.st_ino, status.st_size, status.st_mtime_ns)
+        seen = self._seen.get((file.path, file.start))
+        if status.st_size < file.stop:
+            raise LoadError(
+                f"{file.path} has {status.st_size:,} bytes, but layer data reaches to {file.stop:,}: it was"
+                " cut short; load the model again"
+            )
+        if file.checksum is None and seen is not None and seen != mark:
+            raise LoadError(f"{file.path} has changed since the model was loaded: load it again")
+        _fill(descriptor, file, target)
+        if file.checksum is not None and seen != mark and zlib.crc32(target) != file.checksum:
+            raise LoadError(
+                f"{file.path} is damaged (its checksum is wrong): remove it with 'dnet-shard cache clear'"
+                " and load the model again"
+            )
+        self._seen[file.path, file.start] = mark
+
+
+def _fill(descriptor: int, file: LayerFile, target: memoryview) -> None:
+    _keep_out_of_cache(descriptor)
+    done = 0
+    while done < len(target):
+        count = os.preadv(descriptor, [target[done : done + READ_BYTES]], file.start + done)
+        if count == 0:
+            raise LoadError(f"{file.path} ended while it was read: it was cut short; load the model again")
+        done += count
+    if sys.platform == "linux":  # what was read is used once: its pages would only push others out
+        os.posix_fadvise(descriptor, file.start, file.num_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def _keep_out_of_cache(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415 - not on Windows, where the head can run
+
+        fcntl.fcntl(descriptor, _F_NOCACHE, 1)
+    elif sys.platform == "linux":
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+# ---- what is kept ----
+
+
+def cached_layers() -> tuple[CachedLayers, ...]:
+    """What the cache directory holds, one entry for each checkpoint, by model. Blocks on the disk."""
+    root = paths().cache / "layers"
+    found = []
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        files = sorted(folder.glob("layer-*.safetensors"))
+        size_bytes = sum(_status(path).st_size for path in folder.iterdir())
+        found.append(CachedLayers(_model_of(files), folder, len(files), size_bytes))
+    return tuple(sorted(found, key=lambda layers: (layers.model, str(layers.folder))))
+
+
+def clear_layers() -> int:
+    """Remove all layer files; returns how many bytes. Raises LoadError.
+
+    A shard that is streaming from them loses its model.
+    """
+    found = cached_layers()
+    for layers in found:
+        try:
+            shutil.rmtree(layers.folder)
+        except OSError as error:
+            raise LoadError(f"{layers.folder} cannot be removed: {error.strerror}") from error
+    return sum(layers.size_bytes for layers in found)
+
+
+def _model_of(files: list[Path]) -> str:
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                length = header_bytes_of(file.read(PREFIX_BYTES), _status(path).st_size, str(path))
+                return str(json.loads(file.read(length))["__metadata__"]["model"])
+        except (OSError, LoadError, KeyError, ValueError):
+            continue
+    return "(unfinished)"
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
