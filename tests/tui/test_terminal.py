@@ -72,11 +72,11 @@ class Terminal:
     def shards(self) -> list[psutil.Process]:
         return [child for child in self.children() if "dnet_core.shard.main" in child.cmdline()]
 
-    def until(self, what: str, holds: Callable[[str], bool], within_s: float) -> str:
-        """Look at the screen until `holds`; return it."""
+    def until(self, what: str, holds: Callable[[str], bool], within_s: float, *, running: bool = True) -> str:
+        """Look at the screen until `holds`; return it. A command that is `running` must not end before."""
         deadline = time.monotonic() + within_s
         while not holds(screen := self.screen()):
-            assert not re.search(r"exit=\d", screen), f"no {what}, the command ended:\n{screen}"
+            assert not (running and re.search(r"exit=\d", screen)), f"no {what}, the command ended:\n{screen}"
             assert time.monotonic() < deadline, f"no {what} within {within_s:g} s:\n{screen}"
             time.sleep(0.05)
         return screen
@@ -145,7 +145,7 @@ def test_start_ask_resize_stop_quit(terminal: Terminal, home: Path) -> None:
     assert alive == []
     terminal.type("stty -a | tr ';' '\\n' | grep -c ' echo '; echo tty-checked")
     terminal.press("Enter")
-    screen = terminal.until("echo", lambda s: s.count("tty-checked") == 2, QUICK_S)
+    screen = terminal.until("echo", lambda s: s.count("tty-checked") == 2, QUICK_S, running=False)
     assert "\n1\n" in screen, "what is typed is shown again"
     assert "Traceback" not in (home / "logs" / "dnet-tui.log").read_text(encoding="utf-8")
 
