@@ -119,22 +119,22 @@ def _layer_overhead_s(weight_format: WeightFormat, share_s: float, clock: Clock)
 def _format_speed(
     request: ProfileRequest, weight_format: WeightFormat, overhead_s: float, share_s: float, clock: Clock
 ) -> FormatSpeed:
-    """Decode gets two fifths of the time, prefill another two, the rest is for making weights."""
-    decode_share_s = 0.4 * share_s
+    """Decode gets a third of the time, prefill another, the rest is for making weights."""
+    part_s = share_s / 3
     flops_per_s = _probe_flops_per_s(weight_format, clock)
     # One layer may take as long as one of the fewest samples, of which the first is not counted.
-    affordable_flops = flops_per_s * decode_share_s / (_MIN_SAMPLES + 1)
+    affordable_flops = flops_per_s * part_s / (_MIN_SAMPLES + 1)
     shape = _shrink(request.shape, weight_format, affordable_flops)
     layer_s = _matrix_flops(shape) / flops_per_s + overhead_s
-    chain = max(1, min(_CHAIN_LAYERS, int(decode_share_s / (_MIN_SAMPLES + 1) / layer_s)))
+    chain = max(1, min(_CHAIN_LAYERS, int(part_s / (_MIN_SAMPLES + 1) / layer_s)))
     layer_bytes = _matrix_bytes(shape, weight_format)
-    samples_in_time = int(decode_share_s / (chain * layer_s)) + 1
+    samples_in_time = int(part_s / (chain * layer_s)) + 1
     visits = chain * (min(samples_in_time, _MAX_SAMPLES) + 1)
     num_layers = min(_POOL_BYTES // layer_bytes + 1, visits)
     layers = _Layers(shape, weight_format, num_layers)
-    decode_s = _median_s(lambda: layers.run(chain, 1), decode_share_s, clock) / chain
+    decode_s = _median_s(lambda: layers.run(chain, 1), part_s, clock) / chain
     matrices_s = _without(overhead_s, decode_s)
-    tokens, prefill_s = _prefill_s(layers, request.chunk_tokens, decode_share_s, clock)
+    tokens, prefill_s = _prefill_s(layers, request.chunk_tokens, part_s, clock)
     return FormatSpeed(
         weight_format=weight_format.name,
         decode_flops_per_s=_matrix_flops(shape) / matrices_s,
@@ -147,14 +147,15 @@ def _format_speed(
 def _prefill_s(layers: _Layers, chunk_tokens: int, share_s: float, clock: Clock) -> tuple[int, float]:
     """The longest chunk that fits the time, at most `chunk_tokens`, and seconds per layer for it."""
     tokens = min(8, chunk_tokens)
+    layers.run(1, tokens)
     began = clock()
-    seconds = _median_s(lambda: layers.run(1, tokens), 0.0, clock)
-    left_s = share_s - (clock() - began)
-    while 2 * tokens <= chunk_tokens and 2 * seconds * (_MIN_SAMPLES + 1) <= left_s:
+    layers.run(1, tokens)
+    seconds = clock() - began
+    while 2 * tokens <= chunk_tokens and 2 * seconds * (_MIN_SAMPLES + 1) <= share_s:
         tokens, seconds = 2 * tokens, 2 * seconds
     if tokens > chunk_tokens // 2:
         tokens = chunk_tokens
-    return tokens, _median_s(lambda: layers.run(1, tokens), left_s, clock)
+    return tokens, _median_s(lambda: layers.run(1, tokens), share_s, clock)
 
 
 def _probe_flops_per_s(weight_format: WeightFormat, clock: Clock) -> float:
@@ -201,16 +202,18 @@ class _Layers:
         self._dtype = _DTYPES[weight_format.dtype]
         self._hidden = shape.hidden
         self._layers = [_make_layer(shape, weight_format) for _ in range(count)]
+        self._caches = [KVCache() for _ in range(count)]
         self._next = 0
         self.layer_bytes = sum(array.nbytes for _, array in tree_flatten(self._layers[0].parameters()))
 
     def run(self, num_layers: int, tokens: int) -> None:
-        """Evaluate the next `num_layers` layers on `tokens` new tokens."""
+        """Evaluate the next `num_layers` layers on `tokens` tokens, as at the start of a session."""
         x = mx.ones((1, tokens, self._hidden), self._dtype)
         for _ in range(num_layers):
-            layer = self._layers[self._next]
+            layer, cache = self._layers[self._next], self._caches[self._next]
+            cache.offset = 0  # its memory stays, as a session's does from token to token
             self._next = (self._next + 1) % len(self._layers)
-            x = layer(x, "causal" if tokens > 1 else None, KVCache())
+            x = layer(x, "causal" if tokens > 1 else None, cache)
         mx.eval(x)
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
 
 from dnet_core.errors import ProfileError
 from dnet_core.profile.cache import ProfileCache
-from dnet_core.profile.device import profile_from_json, profile_to_json
+from dnet_core.profile.device import profile_from_json, profile_to_json, request_for
 from dnet_core.profile.measure import profile_device
 from dnet_core.profile.microbench import measure_arithmetic, mlx_facts
+from dnet_core.profile.model import profile_model
 from dnet_core.shard.mlx_thread import MlxThread
+from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.types.profiles import LayerShape, ProfileRequest, Quantization, WeightFormat
+from tests.tiny_models import write_large_random_model
 
 SHAPE = LayerShape(hidden=512, intermediate=1024, num_heads=8, num_kv_heads=2, head_dim=64)
 F32 = WeightFormat("f32")
@@ -107,3 +114,37 @@ async def test_a_profile_is_measured_on_the_compute_thread_and_then_cached(tmp_p
         first = await profile("a")
         assert await profile("b") == first
         assert await profile("a", fresh=True) != first
+
+
+@pytest.mark.parametrize("quantize", [None, "q4"])
+def test_the_figures_predict_what_mlx_lm_measures(tmp_path: Path, quantize: str | None) -> None:
+    """Decode of a whole random llama, within loose bounds: other processes share the caches."""
+    directory = write_large_random_model(tmp_path / "model", layers=6, hidden=512, quantize=quantize)
+    checkpoint = read_checkpoint(directory)
+    profile = profile_model(checkpoint)
+    asked = request_for(profile, checkpoint.config, 64)
+    # Processor time is not disturbed by other processes, but it does not count a GPU's.
+    clock = time.process_time if mlx_facts().backend == "cpu" else time.perf_counter
+    ratios: list[float] = []
+    for _ in range(3):
+        figures = measure_arithmetic("here", asked, clock=clock)
+        speed = figures.speeds[0]
+        weights = sum(layer.active_weight_bytes for layer in profile.layers) + profile.head_bytes
+        predicted = weights / speed.decode_bytes_per_s + profile.num_layers * figures.layer_overhead_s
+        ratios.append(predicted / _decode_s(directory, clock))
+    assert 0.6 < sorted(ratios)[1] < 1.6, ratios
+
+
+def _decode_s(directory: Path, clock: Callable[[], float]) -> float:
+    """The median seconds per token of mlx-lm's own model, after a short prompt."""
+    model, _ = load_model(directory)
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array([[1, 2, 3, 4]]), cache=cache))
+    token = mx.array([[5]])
+    times: list[float] = []
+    for _ in range(15):
+        start = clock()
+        token = mx.argmax(model(token, cache=cache)[:, -1:], axis=-1)
+        mx.eval(token)
+        times.append(clock() - start)
+    return median(times)
