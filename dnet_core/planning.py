@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dnet_core.cluster import Cluster
+from dnet_core.errors import RequestError
 from dnet_core.profile.device import request_for
 from dnet_core.profile.model import profile_model
 from dnet_core.solve.plan import plan_from_edit, solve
@@ -55,9 +56,12 @@ async def prepare(cluster: Cluster, model: str, wishes: Wishes) -> Prepared:
     request, failed = await _facts(cluster, peers, model, wishes)
     if _is_one_machine(peers) and len(request.devices) > 1 and not wishes.pins:
         # Shards of one machine are started to try a ring: all of them take part, though one would be faster.
-        plan = split_evenly(
-            model, request.model.num_layers, tuple(p.peer for p in request.devices), 1, request.context_tokens
-        )
+        names = tuple(device.peer for device in request.devices)
+        if request.model.num_layers < len(names):
+            raise RequestError(
+                f"'{model}' has {request.model.num_layers} layers: too few for {len(names)} shards"
+            )
+        plan = split_evenly(model, request.model.num_layers, names, 1, request.context_tokens)
         solution = plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
     else:
         # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.

@@ -74,7 +74,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """Who runs which layers of `model`, in ring order; `assignments[0]` has the embedding.
+    """Who runs which layers of `model`, in ring order: the first has the embedding, the last the head.
+
+    Every lap goes once round: each peer has one window per round, in ring order.
 
     `kv_bits` is 16 (the model's own dtype), 8 or 4; `context_tokens` is the length for which KV memory
     is set aside, per sequence.
@@ -93,9 +95,12 @@ class RingPlan:
         names = [a.peer for a in self.assignments]
         if len(set(names)) != len(names):
             raise ValueError(f"a peer appears twice in the ring: {', '.join(names)}")
-        longest = max((len(a.windows) for a in self.assignments), default=0)
-        if longest != self.rounds:
-            raise ValueError(f"{self.rounds} rounds, but {longest} windows on the busiest peer")
+        for assignment in self.assignments:
+            if len(assignment.windows) != self.rounds:
+                raise ValueError(
+                    f"{assignment.peer} has {len(assignment.windows)} windows for {self.rounds} rounds:"
+                    " every device runs one per round"
+                )
         reached = 0
         for window, peer in self.path:
             if window.start != reached:
@@ -107,8 +112,7 @@ class RingPlan:
     @property
     def path(self) -> tuple[tuple[LayerWindow, str], ...]:
         """The way of one token: every window with its peer, in the order in which they run."""
-        steps = [(w, a.peer) for a in self.assignments for w in a.windows]
-        return tuple(sorted(steps))
+        return tuple((a.windows[r], a.peer) for r in range(self.rounds) for a in self.assignments)
 
     @property
     def head(self) -> str:
@@ -126,12 +130,11 @@ def split_evenly(
 ) -> RingPlan:
     """Give each of `peers` the same number of resident layers (earlier ones get the remainder).
 
-    With more windows than layers the last peers of the last rounds go without.
-    Raises ValueError when there are fewer layers than peers.
+    Raises ValueError when there are fewer layers than windows.
     """
-    if num_layers < len(peers):
-        raise ValueError(f"{num_layers} layers cannot be split over {len(peers)} devices")
-    slots = min(len(peers) * rounds, num_layers)
+    slots = len(peers) * rounds
+    if num_layers < slots:
+        raise ValueError(f"{num_layers} layers cannot be split into {slots} windows")
     size, extra = divmod(num_layers, slots)
     windows: dict[str, list[LayerWindow]] = {peer: [] for peer in peers}
     start = 0
@@ -142,7 +145,7 @@ def split_evenly(
     return RingPlan(
         model=model,
         num_layers=num_layers,
-        rounds=max(len(w) for w in windows.values()),
+        rounds=rounds,
         context_tokens=context_tokens,
         kv_bits=16,
         assignments=tuple(Assignment(p, tuple(w), (), 0) for p, w in windows.items()),
