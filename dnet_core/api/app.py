@@ -10,20 +10,23 @@ from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dnet_core import http_server
-from dnet_core.api import chat, cluster, models
+from dnet_core.api import chat, cluster, completions, metrics, models, text
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
 from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.ring_metrics import RingMetrics
 from dnet_core.api.service import FailedRequest, Service
 from dnet_core.api.sse import ClientGone
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
+from dnet_core.tasks import beside
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,15 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/prepare_topology_manual", cluster.prepare_topology_manual),
     ("POST", "/v1/load_model", cluster.load_model),
     ("POST", "/v1/unload_model", cluster.unload_model),
+    ("POST", "/v1/completions", completions.create),
+    ("POST", "/tokenize", text.tokenize),
+    ("POST", "/detokenize", text.detokenize),
+    ("POST", "/apply-template", text.apply_template),
+    ("GET", "/metrics", metrics.show),
 )
+ALIASED = ("/v1/models", "/v1/models/{model:path}", "/v1/chat/completions", "/v1/completions")
+"""Also served without the /v1: base URLs are written both ways."""
+
 OPEN_PATHS = ("/health",)
 """Answered without a key: what watches the process need not be trusted with it."""
 
@@ -101,9 +112,15 @@ async def endpoint(
     Raises StartError when the address cannot be had, or can be reached from other machines without a key.
     """
     require_key_beyond_loopback(host, api_keys)
-    service = Service(coordinator, Turns(options.sessions, options.waiting, options.policy))
-    app = _Border(service, host, tuple(api_keys), options.origins)
-    async with http_server.serve(app, http_server.bind(host, port)) as bound:
+    service = Service(coordinator, Turns(options.sessions, options.waiting, options.policy), RingMetrics())
+    app: ASGIApp = _Border(service, host, tuple(api_keys), options.origins)
+    if options.origins:
+        allowed = list(options.origins)
+        app = CORSMiddleware(app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
+    async with (
+        http_server.serve(app, http_server.bind(host, port)) as bound,
+        beside(service.ring_metrics.listen(coordinator)),
+    ):
         yield Endpoint(service, host, bound)
 
 
@@ -119,8 +136,9 @@ class _Border:
         self._names_checked = not api_keys and is_loopback(host)
         self._routes = Starlette(
             routes=[
-                Route(path, partial(self._handle, handler), methods=[method])
-                for method, path, handler in ROUTES
+                Route(path, partial(self._handle, route, handler), methods=[method])
+                for method, route, handler in ROUTES
+                for path in ([route, route.removeprefix("/v1")] if route in ALIASED else [route])
             ],
             exception_handlers={HTTPException: self._on_no_route},
         )
@@ -133,7 +151,13 @@ class _Border:
         finally:
             self._service.requests_in_flight -= 1
 
-    async def _handle(self, handler: Handler, request: Request) -> Response:
+    async def _handle(self, route: str, handler: Handler, request: Request) -> Response:
+        response = await self._answer(handler, request)
+        labels = (("method", request.method), ("route", route), ("status", str(response.status_code)))
+        self._service.requests_by_result[labels] += 1
+        return response
+
+    async def _answer(self, handler: Handler, request: Request) -> Response:
         try:
             check_origin(request.headers, self._origins, names_checked=self._names_checked)
             if request.url.path not in OPEN_PATHS:

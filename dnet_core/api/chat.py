@@ -26,7 +26,7 @@ JsonDict = dict[str, object]
 async def create(service: Service, request: Request) -> Response:
     body = await read(request, ChatRequest)
     model = service.model(body.model)
-    model.check_bias(body.logit_bias)
+    model.check_tokens(body.logit_bias, "logit_bias")
     messages = [message.for_template() for message in body.messages]
     prompt = chat_prompt(
         model, messages, body.callable_tools, body.chat_template_kwargs, body.reasoning_effort

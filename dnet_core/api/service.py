@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from dnet_core.api.errors import SERVER, ApiError
+from dnet_core.api.ring_metrics import Labels, RingMetrics
 from dnet_core.api.turns import Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import ContextTooLong
@@ -44,12 +45,12 @@ class ServedModel:
         if num_tokens >= self.context_tokens:
             raise ContextTooLong(num_tokens, self.context_tokens)
 
-    def check_bias(self, token_ids: Iterable[int]) -> None:
-        """Raise ApiError unless the model has all `token_ids`."""
+    def check_tokens(self, token_ids: Iterable[int], param: str) -> None:
+        """Raise ApiError unless the model has all `token_ids`, which stand in the field `param`."""
         size = self.tokenizer.vocab_size
         if (strange := max(token_ids, default=0)) >= size:
-            message = f"token {strange} does not exist: the model has {size} tokens"
-            raise ApiError(400, message, param="logit_bias", code="invalid_value")
+            message = f"{param}: token {strange} does not exist: the model has {size} tokens"
+            raise ApiError(400, message, param=param, code="invalid_value")
 
 
 @dataclass(slots=True)
@@ -58,8 +59,10 @@ class Service:
 
     coordinator: Coordinator
     turns: Turns
+    ring_metrics: RingMetrics
     requests_in_flight: int = 0
     requests_total: int = 0
+    requests_by_result: Counter[Labels] = field(default_factory=Counter)
     last_errors: deque[FailedRequest] = field(default_factory=lambda: deque(maxlen=LAST_ERRORS))
 
     def model(self, name: str | None) -> ServedModel:

@@ -1,0 +1,27 @@
+"""GET /metrics: the ring's counters and the endpoint's state, as Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dnet_core.api.ring_metrics import family
+from dnet_core.api.service import Service
+
+
+async def show(service: Service, request: Request) -> Response:
+    lines = [*_gauges(service), *service.ring_metrics.lines()]
+    return Response("\n".join([*lines, ""]), media_type="text/plain; version=0.0.4")
+
+
+def _gauges(service: Service) -> Iterator[str]:
+    loaded = service.coordinator.loaded
+    model = (("model", service.model(None).name if loaded else ""),)
+    yield from family("model_loaded", "gauge", {model: int(loaded is not None)})
+    yield from family("devices", "gauge", {(): len(service.coordinator.peers)})
+    yield from family("sessions_running", "gauge", {(): service.turns.num_running})
+    yield from family("sessions_waiting", "gauge", {(): service.turns.num_waiting})
+    yield from family("http_requests_in_flight", "gauge", {(): service.requests_in_flight})
+    yield from family("http_requests_total", "counter", service.requests_by_result)
