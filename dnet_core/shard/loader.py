@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from dnet_core.errors import NotReady
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.slices.layers import LayerBuffer, StreamedLayer
 from dnet_core.slices.residency import cycle_after, cycle_from, decide
@@ -46,6 +47,7 @@ class LayerStream:
         self._thread = thread
         self._reader = LayerReader()
         self._held: dict[int, _Held] = {}
+        self._closed = False
         self._waited_s = 0.0
         self.read_bytes = 0
         self.read_s = 0.0
@@ -58,7 +60,8 @@ class LayerStream:
         self._arrange(self._order)
 
     def close(self) -> None:
-        """Let no more reads begin, and wait for the one in hand."""
+        """Let no more reads begin, and wait for the one in hand. There are no more turns."""
+        self._closed = True
         for held in self._held.values():
             held.read.cancel()
         wait([held.read for held in self._held.values()])
@@ -68,8 +71,10 @@ class LayerStream:
     def turn(self, layer: int) -> Iterator[None]:
         """The weights of `layer` are there inside; all that is computed from them must be evaluated inside.
 
-        Raises LoadError when they cannot be read; a later turn tries again.
+        Raises LoadError when they cannot be read (a later turn tries again), NotReady when closed.
         """
+        if self._closed:
+            raise NotReady("the model is being unloaded")
         begun = time.monotonic()
         try:
             parameters = self._parameters(layer)

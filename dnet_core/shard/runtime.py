@@ -111,15 +111,24 @@ class Runtime:
         for name in [s.name for s in self._sessions.values() if s.driver == driver]:
             self.close(name)
 
-    def warm(self) -> None:
-        """Run one token through every window: reads embedding, norm and head, and compiles kernels."""
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of streamed layers read from disk since the model was loaded."""
+        return self._stream.read_bytes if self._stream else 0
+
+    @property
+    def read_s(self) -> float:
+        """Seconds that these reads took."""
+        return self._stream.read_s if self._stream else 0.0
+
+    def warm(self, window: LayerWindow) -> None:
+        """Run one token through `window`: reads embedding, norm and head, and compiles kernels."""
         cache = self._model.make_cache()
-        for window in self._windows.values():
-            if window.start == 0:
-                output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache, 0)
-            else:
-                output = self._model.run(window, self._model.blank_input(window), cache, 0)
-            mx.eval(output)
+        if window.start == 0:
+            output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache, 0)
+        else:
+            output = self._model.run(window, self._model.blank_input(window), cache, 0)
+        mx.eval(output)
 
     def handle(self, arrival: Arrival) -> None:
         """Do what `arrival` asks. A failure ends its session with a Fault, never the thread."""

@@ -33,12 +33,11 @@ from dnet_core.settings import TIMEOUTS, paths
 from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
-from dnet_core.slices.layers import PRODUCER, StreamedLayer, make_streamed
+from dnet_core.slices.layers import StreamedLayer, find_layers, make_streamed
 from dnet_core.slices.weights import open_model, parameter_bytes, read_parameters
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
-from dnet_core.store.repack import check_room, layer_path, layers_folder
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import (
     Arrival,
@@ -176,8 +175,9 @@ class ShardServer:
         async with AsyncExitStack() as undo:
             stream = await self._stream(model, streamed, order.num_buffers, undo) if streamed else None
             runtime = Runtime(self.name, order, model, outputs, stream)
-            yield LoadReport(LoadStep.WARM, 0, 0, "")
-            await self._thread.call(runtime.warm)
+            for window in order.windows:
+                yield LoadReport(LoadStep.WARM, 0, 0, "")
+                await self._thread.call(partial(runtime.warm, window))
             hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
             self._loaded = _Loaded(order, runtime, hop, undo.pop_all())
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
@@ -213,12 +213,12 @@ class ShardServer:
         checkpoint: Checkpoint,
         streamed: dict[int, StreamedLayer],
     ) -> AsyncIterator[LoadReport]:
-        """Read the resident layers; see to the files of the others, and put them into `streamed`."""
+        """See to the files of the streamed layers, put these into `streamed`, then read the others."""
         layers = [index for window in order.windows for index in window.layers]
         sizes = {index: parameter_bytes(model.layers[index]) for index in layers}
-        places = await self._thread.call(partial(self._layer_paths, order, checkpoint, sizes))
+        places = await self._thread.call(partial(find_layers, model, checkpoint, order.streamed))
         done, total = 0, sum(sizes.values())
-        for index in layers:
+        for index in sorted(layers, key=lambda index: index not in places):  # writing takes memory
             yield LoadReport(LoadStep.READ, done, total, "")
             layer = model.layers[index]
             if index in places:
@@ -228,16 +228,6 @@ class ShardServer:
                 await self._thread.call(partial(read_parameters, layer, order.model))
             done += sizes[index]
         yield LoadReport(LoadStep.READ, done, total, "")
-
-    @staticmethod
-    def _layer_paths(order: LoadOrder, checkpoint: Checkpoint, sizes: dict[int, int]) -> dict[int, Path]:
-        """Where the files of the streamed layers are or will be. Raises LoadError when there is no room."""
-        if not order.streamed:
-            return {}
-        folder = layers_folder(checkpoint, PRODUCER)
-        found = {index: layer_path(folder, index) for index in order.streamed}
-        check_room(sum(sizes[index] for index, path in found.items() if not path.exists()))
-        return found
 
     async def _stream(
         self, model: WindowedModel, streamed: dict[int, StreamedLayer], num_buffers: int, undo: AsyncExitStack

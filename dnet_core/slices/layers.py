@@ -8,6 +8,7 @@ to be evaluated: whoever runs a streamed layer evaluates all of its results befo
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,20 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from dnet_core.errors import LoadError
-from dnet_core.store.repack import LayerFile, LayerReader, RawTensor, find_layer, write_layer
+from dnet_core.slices.weights import parameter_bytes, stored_as_is
+from dnet_core.slices.window import WindowedModel
+from dnet_core.store.checkpoint import Checkpoint
+from dnet_core.store.repack import (
+    LayerFile,
+    LayerReader,
+    RawTensor,
+    check_room,
+    find_layer,
+    find_range,
+    layer_path,
+    layers_folder,
+    write_layer,
+)
 
 _DTYPES: dict[str, mx.Dtype] = {
     "BOOL": mx.bool_,
@@ -52,16 +66,54 @@ class StreamedLayer:
     slots: LayerSlots
 
 
-def make_streamed(module: nn.Module, path: Path, model: str, layer: int) -> StreamedLayer:
-    """Find the layer file of `module` at `path`, or write it; then take the weights out of `module`.
+def find_layers(
+    model: WindowedModel, checkpoint: Checkpoint, layers: Collection[int]
+) -> dict[int, LayerFile | Path]:
+    """Where each of `layers` can be read in one go, or the path of the file that must be written for it.
+
+    Raises LoadError when the disk has no room for these files.
+    """
+    if not layers:
+        return {}
+    folder = layers_folder(checkpoint, PRODUCER)
+    as_is = stored_as_is(model, checkpoint)
+    found: dict[int, LayerFile | Path] = {}
+    for layer in layers:
+        path = layer_path(folder, layer)
+        found[layer] = _own_range(model, checkpoint, layer, as_is) or find_layer(path) or path
+    missing = [layer for layer, place in found.items() if isinstance(place, Path)]
+    if missing:
+        check_room(sum(parameter_bytes(model.layers[layer]) for layer in missing))
+    return found
+
+
+def make_streamed(module: nn.Module, place: LayerFile | Path, model: str, layer: int) -> StreamedLayer:
+    """Write the layer file of `module` if there is none, and take the weights out of `module`.
 
     Raises LoadError.
     """
-    file = find_layer(path)
-    if file is None:
+    if isinstance(place, Path):
         tensors = {name: _raw(array, model) for name, array in tree_flatten(module.parameters())}
-        file = write_layer(path, tensors, model, layer)
-    return StreamedLayer(file, LayerSlots(module))
+        place = write_layer(place, tensors, model, layer)
+    return StreamedLayer(place, LayerSlots(module))
+
+
+def _own_range(
+    model: WindowedModel, checkpoint: Checkpoint, layer: int, as_is: dict[str, str]
+) -> LayerFile | None:
+    """The layer as one range of the checkpoint's own file, if it is that."""
+    module = model.layers[layer]
+    prefix = next(name for name, part in model.module.named_modules() if part is module)
+    names: dict[str, str] = {}
+    for name, array in tree_flatten(module.parameters()):
+        tensor = as_is.get(f"{prefix}.{name}")
+        if tensor is None:
+            return None
+        record = checkpoint.tensors[tensor]
+        if _DTYPES.get(record.dtype) != array.dtype or record.shape != array.shape:
+            return None
+        names[name] = tensor
+    return find_range(checkpoint, names)
 
 
 def _raw(array: mx.array, model: str) -> RawTensor:

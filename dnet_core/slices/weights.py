@@ -8,6 +8,7 @@ window that uses them.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,6 +17,7 @@ from mlx_lm.utils import load_model
 
 from dnet_core.errors import LoadError, UnsupportedModel
 from dnet_core.slices.window import WindowedModel
+from dnet_core.store.checkpoint import Checkpoint
 
 
 def open_model(directory: Path, name: str) -> WindowedModel:
@@ -45,3 +47,33 @@ def read_parameters(module: nn.Module, name: str) -> None:
         mx.eval(module.parameters())
     except RuntimeError as error:
         raise LoadError(f"the weights of '{name}' cannot be read: {error}") from error
+
+
+def stored_as_is(model: WindowedModel, checkpoint: Checkpoint) -> dict[str, str]:
+    """The parameters that are a tensor of the checkpoint, bit for bit: parameter -> tensor.
+
+    mlx-lm is asked: what its `sanitize` hands through, under whatever name, is the very object that it was
+    given. Checkpoints that are converted while they are loaded have none.
+    """
+    directory = checkpoint.directory
+    assert directory is not None, "only headers are here"
+    files = sorted(path.name for path in directory.glob("model*.safetensors"))
+    if files != sorted(checkpoint.file_bytes) or _is_converted(directory, checkpoint.config):
+        return {}
+    raw: dict[str, mx.array] = {}
+    for name in files:
+        raw.update(cast("dict[str, mx.array]", mx.load(str(directory / name))))
+    names = {id(array): name for name, array in raw.items()}
+    sanitize = getattr(model.module, "sanitize", dict)
+    sanitized: dict[str, mx.array] = sanitize(dict(raw))
+    return {parameter: names[id(array)] for parameter, array in sanitized.items() if id(array) in names}
+
+
+def _is_converted(directory: Path, config: dict[str, Any]) -> bool:
+    """Whether mlx-lm may change weights behind `sanitize`: it does for other programs' quantisation."""
+    text_config = config.get("text_config")
+    configs = (config, text_config if isinstance(text_config, dict) else {})
+    is_foreign = (
+        any("quantization_config" in c for c in configs) or (directory / "hf_quant_config.json").exists()
+    )
+    return is_foreign and "quantization" not in config

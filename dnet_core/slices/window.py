@@ -133,6 +133,11 @@ class WindowedModel:
         self._blanks = self.make_cache()
 
     @property
+    def module(self) -> nn.Module:
+        """mlx-lm's own model object."""
+        return self._model
+
+    @property
     def num_layers(self) -> int:
         return len(self.layers)
 
