@@ -118,7 +118,7 @@ class Driver:
                     self._emit(LapMeasured(name, sampled.position, sampled.stages))
                     yield session.take(sampled)
                 case Fault() as fault:
-                    raise rebuild(fault.kind, fault.message)
+                    raise self._lost or rebuild(fault.kind, fault.message, fault.peer)
 
     async def _next_frame(self, session: AnswerSession) -> DriverFrame:
         if self._lost is not None:

@@ -6,6 +6,7 @@ A message that does not say what it must is a ProtocolError.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer as RepeatedComposite
 
@@ -153,6 +154,12 @@ def decode_driver(message: pb.FromShard) -> list[DriverFrame]:
     return [_driver_value(frame) for frame in message.frames]
 
 
+def _finish_value(finish: pb.Sampled.Finish) -> FinishReason | None:
+    if finish not in _FINISH_FROM_PB:
+        raise ProtocolError(f"a token came with the unknown end {finish}: are all shards of one version?")
+    return _FINISH_FROM_PB[finish]
+
+
 def _driver_value(frame: pb.FromShard.Frame) -> DriverFrame:
     match frame.WhichOneof("kind"):
         case "sampled":
@@ -161,7 +168,7 @@ def _driver_value(frame: pb.FromShard.Frame) -> DriverFrame:
                 session=s.session,
                 position=s.position,
                 token=s.token,
-                finish=_FINISH_FROM_PB[s.finish],
+                finish=_finish_value(s.finish),
                 logprob=s.logprob if s.HasField("logprob") else None,
                 top_logprobs=tuple(TokenLogprob(t.token, t.logprob) for t in s.top_logprobs),
                 stages=_stage_values(s.stages),
@@ -261,8 +268,10 @@ def decode_load(m: pb.LoadRequest) -> LoadOrder:
         windows = tuple(LayerWindow(w.start, w.stop) for w in m.windows)
     except ValueError as error:
         raise ProtocolError(f"a load order is not lawful: {error}") from error
-    if not windows or windows[-1].stop > m.num_layers:
-        raise ProtocolError(f"a load order needs windows within {m.num_layers} layers, not {windows}")
+    follows = all(a.stop <= b.start for a, b in pairwise(windows))
+    if not windows or not follows or windows[-1].stop > m.num_layers:
+        told = ", ".join(map(str, windows)) or "none"
+        raise ProtocolError(f"a load order needs windows in order within {m.num_layers} layers, not {told}")
     return LoadOrder(
         model=m.model,
         num_layers=m.num_layers,

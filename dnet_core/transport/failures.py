@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from dnet_core import errors
-from dnet_core.errors import DnetError, PeerLost, ProtocolError
+from dnet_core.errors import DeadlineExceeded, DnetError, PeerLost, ProtocolError
 from dnet_core.transport import tls
 
 ERROR_KEY = "dnet-error"
@@ -26,13 +26,18 @@ def code_of(error: DnetError) -> grpc.StatusCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
-def rebuild(kind: str, message: str) -> DnetError:
-    """The error that another process raised, as far as a class name and a text can tell it."""
+def rebuild(kind: str, message: str, peer: str) -> DnetError:
+    """The error that another process raised, as far as a class name and a text can tell it.
+
+    `peer` is whom it is about, for the errors that say so.
+    """
     cls = getattr(errors, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, DnetError)):
         return ProtocolError(f"a shard reports an unknown kind of error, {kind!r}: {message}")
     error = cls.__new__(cls)
     Exception.__init__(error, message)
+    if isinstance(error, PeerLost | DeadlineExceeded):
+        error.peer = peer
     return error
 
 
@@ -40,7 +45,7 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> DnetError:
     """What a failed call to `peer` means."""
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_KEY:
-            return rebuild(str(value), error.details() or "")
+            return rebuild(str(value), error.details() or "", peer)
     details = error.details() or error.code().name.lower()
     distrust = tls.refusal(peer, details)
     if distrust is not None:
