@@ -14,9 +14,13 @@ import pytest
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError, LoadError, NotReady, UnknownModel, UnsupportedModel
 from dnet_core.events import LoadFailed, LoadProgressed, ModelLoaded
+from dnet_core.transport.control import LoadOrder
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.grpc_link import open_channel
 from dnet_core.types.generation import SamplingParams
+from dnet_core.types.ring import LayerWindow, RingPlan, split_evenly
 from tests.conftest import Rings
-from tests.ring_tools import reference_tokens, ring_plan, ring_tokens, statuses
+from tests.ring_tools import reference_tokens, ring_tokens, statuses
 from tests.tiny_models import write_large_random_model, write_tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,6 +33,10 @@ def good(models: Path) -> Path:
     return write_tiny_model("llama", models / "good")
 
 
+def even(model: Path, ring: Coordinator, num_layers: int) -> RingPlan:
+    return split_evenly(str(model), num_layers, tuple(peer.name for peer in ring.peers), 1, 512)
+
+
 async def check_usable(ring: Coordinator, good: Path) -> None:
     """Nothing of the failure is left, and the ring loads and answers."""
     assert ring.loaded is None
@@ -36,7 +44,7 @@ async def check_usable(ring: Coordinator, good: Path) -> None:
     assert [(status.model, status.sessions) for status in await statuses(ring)] == [(None, ())] * 2
     with pytest.raises(NotReady, match="no model"):
         await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))
-    await ring.load(str(good), ring_plan(good, ring.peers, [2, 5]), 4)
+    await ring.load(str(good), even(good, ring, 5), 4)
     answer = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))
     assert [token.token for token in answer] == reference_tokens(good, PROMPT, 4, 4)
     await ring.unload()
@@ -104,7 +112,7 @@ async def test_a_broken_model_is_a_typed_error(what: str, rings: Rings, good: Pa
     await ring.unload()
     async with ring.subscribe() as events:
         with pytest.raises(error) as failure:
-            await ring.load(str(model), None, 4)
+            await ring.load(str(model), even(model, ring, 5), 4)
         assert text in str(failure.value)
         assert "Traceback" not in str(failure.value)
         told = await anext(events)
@@ -116,7 +124,7 @@ async def test_a_broken_model_is_a_typed_error(what: str, rings: Rings, good: Pa
 
 async def test_a_failed_load_leaves_nothing_of_the_model_before(rings: Rings, good: Path) -> None:
     ring = await rings(2)
-    await ring.load(str(good), None, 4)
+    await ring.load(str(good), even(good, ring, 5), 4)
     with pytest.raises(UnknownModel):
         await ring.load("/no/such/model", None, 4)
     await check_usable(ring, good)
@@ -127,7 +135,7 @@ async def test_weights_that_only_one_shard_finds_broken(rings: Rings, good: Path
     model = write_large_random_model(tmp_path / "model", layers=8, hidden=256, num_files=8)
     ring = await rings(2)
     await ring.unload()
-    plan = ring_plan(model, ring.peers, [4, 8])
+    plan = even(model, ring, 8)
     async with ring.subscribe() as events:
         loading = asyncio.create_task(ring.load(str(model), plan, 4))
         told = await anext(events)
@@ -155,7 +163,7 @@ async def test_a_load_that_is_cancelled_leaves_the_shards_empty(
     await ring.unload()
     empty = await statuses(ring)
     async with ring.subscribe() as events:
-        loading = asyncio.create_task(ring.load(str(model), None, 4))
+        loading = asyncio.create_task(ring.load(str(model), even(model, ring, 8), 4))
         seen = 0
         while seen < reports:
             event = await anext(events)
@@ -172,11 +180,11 @@ async def test_a_load_that_is_cancelled_leaves_the_shards_empty(
 
 async def test_two_loads_at_once(rings: Rings, good: Path) -> None:
     ring = await rings(2)
-    first = asyncio.create_task(ring.load(str(good), None, 4))
+    first = asyncio.create_task(ring.load(str(good), even(good, ring, 5), 4))
     async with ring.subscribe() as events:
         await anext(events)
         with pytest.raises(NotReady, match="being loaded"):
-            await ring.load(str(good), None, 4)
+            await ring.load(str(good), even(good, ring, 5), 4)
         with pytest.raises(NotReady, match=r"loading|no model"):
             await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=1))
     loaded = await first
@@ -186,11 +194,6 @@ async def test_two_loads_at_once(rings: Rings, good: Path) -> None:
 
 async def test_two_heads_cannot_load_one_shard_at_once(rings: Rings, models: Path) -> None:
     """The shard itself refuses the second order, whoever gives it."""
-    from dnet_core.transport.control import LoadOrder
-    from dnet_core.transport.grpc_client import ShardClient
-    from dnet_core.transport.grpc_link import open_channel
-    from dnet_core.types.ring import LayerWindow
-
     model = models / "two-heads"
     write_large_random_model(model, layers=8, hidden=512)
     ring = await rings(1)

@@ -14,6 +14,7 @@ from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.discover.static import parse_target
 from dnet_core.types.generation import SamplingParams, TokenText
+from dnet_core.types.ring import split_evenly
 from tests.tiny_models import EOS, make_tokenizer
 
 ENDLESS = SamplingParams(logit_bias=((make_tokenizer().token_to_id(EOS), -100.0),))
@@ -22,7 +23,11 @@ ENDLESS = SamplingParams(logit_bias=((make_tokenizer().token_to_id(EOS), -100.0)
 async def main(job: dict[str, Any]) -> None:
     static = tuple(parse_target(text) for text in job["targets"])
     async with Coordinator(ClusterOptions(local_shards=0, static=static)) as ring:
-        await ring.load(job["model"], None, 4)
+        async with ring.subscribe() as events:
+            while len(ring.peers) < len(static):
+                await anext(events)
+        names = tuple(sorted(peer.name for peer in ring.peers))
+        await ring.load(job["model"], split_evenly(job["model"], 5, names, 1, 512), 4)
         async for event in ring.generate_from(tuple(job["prompt"]), ENDLESS):
             if isinstance(event, TokenText):
                 print(event.token, flush=True)
