@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dnet_core import __version__
+from dnet_core import __version__, plan_commands
 from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import add_cluster_options, read_cluster_options
 from dnet_core.coordinator import Coordinator, LoadedModel
@@ -29,6 +29,10 @@ examples:
   dnet-api --shards 2                          the same, cut over two shard processes here
   dnet-api --model Qwen/Qwen3-0.6B             a Hugging Face id: fetched once, then kept
   dnet-api --host 0.0.0.0 --api-key-file keys  for other machines too; one key per line
+
+profiles and plans, without serving (each has --help):
+  dnet-api profile device | links | model ID   what this device, the links, a model are like
+  dnet-api solve --devices F... --model F|ID   where the layers would go, from saved profiles
 
 then:
   curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
@@ -149,8 +153,20 @@ def _placement(loaded: LoadedModel) -> str:
     return f"{loaded.model}, context of {loaded.context_tokens:,} tokens, layers on {places}"
 
 
+def _run_plan_command(words: list[str]) -> None:
+    try:
+        plan_commands.run(words)
+    except DnetError as error:
+        print(f"dnet-api: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run `dnet-api`; exits 0 after a signal, 1 when something keeps it from serving, 2 for wrong options."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] and words[0] in plan_commands.COMMANDS:
+        _run_plan_command(words)
+        return
     options = parse(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

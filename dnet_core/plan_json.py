@@ -42,7 +42,9 @@ def topology(request: SolveRequest, solution: Solution) -> Json:
             "obj_value": _finite(solution.prediction.request_s),
         },
         "prediction": _prediction(solution.prediction),
-        "reasons": [asdict(reason) for reason in solution.reasons],
+        "reasons": [
+            {"instance": reason.peer, "used": reason.used, "text": reason.text} for reason in solution.reasons
+        ],
         "sizes": [_size(size, request.batch) for size in solution.sizes],
     }
 
