@@ -15,14 +15,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 
-from dnet_core.errors import DnetError, ProtocolError, RingError
+from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
 from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session
+from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
 from dnet_core.slices.window import Arrays, WindowedModel
 from dnet_core.transport.control import Arrival, LoadOrder, SessionOrder
@@ -82,6 +83,7 @@ class Runtime:
         self._outputs = outputs
         self._windows: dict[int, LayerWindow] = {window.start: window for window in order.windows}
         self._is_first = 0 in self._windows
+        self._kv_bits = order.kv_bits
         self._sessions: dict[str, Session] = {}
         self.steps = 0
 
@@ -122,13 +124,32 @@ class Runtime:
         return self._stream.read_s if self._stream else 0.0
 
     def warm(self, window: LayerWindow) -> None:
-        """Run one token through `window`: reads embedding, norm and head, and compiles kernels."""
+        """Run a token through `window`: reads embedding, norm and head, and compiles kernels.
+
+        With quantised KV a second token follows, which finds the caches quantised. Raises RequestError when
+        the model cannot have them.
+        """
         cache = self._model.make_cache()
+        blank = (mx.zeros((1, 1), mx.int32),) if window.start == 0 else self._model.blank_input(window)
+        mx.eval(self._run_window(window, blank, cache, 0))
+        if self._kv_bits == 16:
+            return
+        try:
+            mx.eval(self._run_window(window, blank, cache, 1))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RequestError(
+                f"this model cannot have a {self._kv_bits}-bit KV cache: load it with 16 bits"
+            ) from error
+
+    def _run_window(self, window: LayerWindow, value: Arrays, cache: list[Any], position: int) -> Arrays:
+        """Run `window` on what came out of the layer before it: for the first one, token ids."""
         if window.start == 0:
-            output = self._model.embed_and_run(window, mx.zeros((1, 1), mx.int32), cache, 0)
+            value = self._model.embed_and_run(window, value[0], cache, position)
         else:
-            output = self._model.run(window, self._model.blank_input(window), cache, 0)
-        mx.eval(output)
+            value = self._model.run(window, value, cache, position)
+        if self._kv_bits < 16:
+            quantize_caches(cache, self._model.slots(window), self._kv_bits)
+        return value
 
     def handle(self, arrival: Arrival) -> None:
         """Do what `arrival` asks. A failure ends its session with a Fault, never the thread."""
@@ -186,10 +207,7 @@ class Runtime:
         while (window := self._windows.get(layer)) is not None:
             session.advance(window, turn.position, turn.num_tokens)
             self.steps += 1
-            if layer == 0:
-                value = self._model.embed_and_run(window, value[0], session.cache, turn.position)
-            else:
-                value = self._model.run(window, value, session.cache, turn.position)
+            value = self._run_window(window, value, session.cache, turn.position)
             layer = window.stop
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)

@@ -21,7 +21,6 @@ import grpc
 import mlx.core as mx
 import psutil
 
-from dnet_core import __version__
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
@@ -138,12 +137,9 @@ class ShardServer:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
-        if order.kv_bits != 16:
-            raise RequestError(
-                f"{self.name} (dnet {__version__}) keeps KV in 16 bits: quantised KV is not in this version"
-            )
         async with self._changing:
             await self._drop()
+            mx.reset_peak_memory()
             try:
                 async for report in self._load(order):
                     yield report
