@@ -137,11 +137,11 @@ class Cluster:
                 return await self._profile(peer, request, fresh)
             async with here:
                 profile = await self._profile(peer, request, fresh)
-            return replace(
-                profile,
-                memory_available_bytes=profile.memory_available_bytes // num_here,
-                memory_budget_bytes=profile.memory_budget_bytes // num_here,
-            )
+            share = profile.memory_available_bytes // num_here
+            budget = profile.memory_budget_bytes
+            if self._options.memory is None:
+                budget //= num_here
+            return replace(profile, memory_available_bytes=share, memory_budget_bytes=budget)
 
         profiles: list[DeviceProfile] = []
         failed: dict[str, DnetError] = {}
@@ -219,7 +219,8 @@ class Cluster:
     async def _run_locals(self) -> None:
         names = _local_names(self._options.local_shards)
         host = "0.0.0.0" if self._options.looks_around else "127.0.0.1"  # noqa: S104 - mutual TLS guards it
-        options = LocalOptions(self._options.name, self._key.text, host, self._options.grpc_port)
+        memory = self._options.memory.text if self._options.memory else None
+        options = LocalOptions(self._options.name, self._key.text, host, self._options.grpc_port, memory)
         try:
             async with AsyncExitStack() as stack:
                 starting = [

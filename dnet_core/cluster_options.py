@@ -6,9 +6,11 @@ Imports nothing slow: a terminal application reads its options before it draws.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dnet_core.memory_option import MemoryLimit, memory_limit
 
 if TYPE_CHECKING:
     from dnet_core.discover.static import StaticTarget
@@ -20,7 +22,7 @@ class ClusterOptions:
 
     `local_shards` child processes on this machine; `static` targets; `mdns` listens for announcements.
     `grpc_port` is where other machines reach the first local shard (0: any free port); None when the local
-    shards work for this machine alone.
+    shards work for this machine alone. `memory` limits each local shard.
     """
 
     local_shards: int = 1
@@ -28,6 +30,7 @@ class ClusterOptions:
     static: tuple[StaticTarget, ...] = ()
     mdns: bool = False
     grpc_port: int | None = None
+    memory: MemoryLimit | None = None
 
     @property
     def looks_around(self) -> bool:
@@ -43,6 +46,12 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="shard processes to start on this device (default: %(default)s)",
+    )
+    group.add_argument(
+        "--memory",
+        type=memory_limit,
+        metavar="8GB|60%",
+        help="memory that models may take here, in each shard (default: what is free, less a reserve)",
     )
     group.add_argument(
         "--no-local-shard", action="store_true", help="start none here; use other devices only"
@@ -82,10 +91,9 @@ def read_cluster_options(options: argparse.Namespace) -> ClusterOptions:
         name=options.cluster,
         static=tuple(static),
         mdns=not options.no_mdns,
+        memory=options.memory,
     )
-    if not found.looks_around:
-        return found
-    return ClusterOptions(found.local_shards, found.name, found.static, found.mdns, options.grpc_port)
+    return replace(found, grpc_port=options.grpc_port) if found.looks_around else found
 
 
 def _count(text: str) -> int:

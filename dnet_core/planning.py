@@ -103,7 +103,6 @@ async def _facts(
         chunk_tokens=chunk_tokens,
         objective=wishes.objective,
         max_rounds=wishes.max_rounds,
-        allow_streaming=False,
         excluded=wishes.excluded,
         pins=wishes.pins,
     )

@@ -41,6 +41,7 @@ class LocalOptions:
     key: str
     host: str
     grpc_port: int | None
+    memory: str | None  # as the option of dnet-shard takes it
 
 
 @asynccontextmanager
@@ -75,6 +76,8 @@ async def local_shard(name: str, options: LocalOptions) -> AsyncIterator[LocalSh
 async def _start(name: str, options: LocalOptions, socket: Path, log: Path) -> Process:
     command = [sys.executable, "-m", "dnet_core.shard.main", "--child-socket", str(socket)]
     command += ["--name", name, "--cluster", options.cluster, "--host", options.host]
+    if options.memory is not None:
+        command += ["--memory", options.memory]
     if options.grpc_port is not None:
         command += ["--grpc-port", str(options.grpc_port)]
     with log.open("wb") as stderr:

@@ -23,9 +23,11 @@ from dnet_core import __version__, http_server
 from dnet_core.discover.announcement import Announcement, new_id
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, StartError
+from dnet_core.memory_option import memory_limit
 from dnet_core.settings import inherited_cluster_key, paths
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.server import ShardServer
+from dnet_core.store.repack import cached_layers, clear_layers
 from dnet_core.tasks import beside
 from dnet_core.transport import grpc_server, tls
 from dnet_core.types.devices import PROTOCOL_VERSION
@@ -44,6 +46,7 @@ examples:
   dnet-shard                        serve on 58081 (gRPC) and 8081 (HTTP /health), announced by mDNS
   dnet-shard --name mini --grpc-port 58082 --http-port 8082
                                     a second one on the same machine
+  dnet-shard cache list             what streamed layers take on this disk, by model
   dnet-tui --peer 10.0.0.7:58081    on the head, where multicast is blocked
 """
 
@@ -61,6 +64,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
     parser.add_argument("--grpc-port", type=int, help="0 picks a free one (default: 58081)")
     parser.add_argument("--http-port", type=int, default=8081, help="serves /health (default: 8081)")
+    parser.add_argument(
+        "--memory",
+        type=memory_limit,
+        metavar="8GB|60%",
+        help="memory that models may take here (default: what is free, less a reserve)",
+    )
     parser.add_argument("--no-mdns", action="store_true", help="do not announce; heads need --peer")
     parser.add_argument("--join", metavar="KEY", help="take this cluster key for this machine, then serve")
     parser.add_argument("--show-key", action="store_true", help="print this machine's cluster key and exit")
@@ -68,6 +77,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"dnet-shard {__version__}")
     # A child of a head on this machine: serves on this socket file, and only as long as its stdin is open.
     parser.add_argument("--child-socket", type=Path, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="cache {list,clear}")
+    cache = commands.add_parser("cache", help="the layer files that streaming keeps on this machine's disk")
+    cache.add_argument("action", choices=["list", "clear"], help="show what they take, or remove them")
     return parser.parse_args(arguments)
 
 
@@ -81,7 +93,9 @@ async def serve(options: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         listener = None if options.child_socket else http_server.bind(options.host, options.http_port)
         thread = stack.enter_context(MlxThread())
-        shard = ShardServer(_announcement(options), thread, tls.channel_credentials(certificate))
+        shard = ShardServer(
+            _announcement(options), thread, tls.channel_credentials(certificate), options.memory
+        )
         await stack.enter_async_context(shard)
         endpoints = grpc_server.Endpoints(
             options.host, _grpc_port(options), options.child_socket, tls.server_credentials(certificate)
@@ -166,6 +180,17 @@ async def _watch_parent(stop: asyncio.Event) -> None:
     await asyncio.get_running_loop().connect_read_pipe(Watch, sys.stdin)
 
 
+def _list_cache() -> str:
+    found = cached_layers()
+    if not found:
+        return "no layer files are kept here"
+    return "\n".join(f"{c.size_bytes / 1e9:8.2f} GB  {c.num_layers:4} layers  {c.model}" for c in found)
+
+
+def _clear_cache() -> str:
+    return f"removed {clear_layers() / 1e9:.2f} GB of layer files"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run `dnet-shard`. Exits with 1 and one line when it cannot start as asked."""
     options = parse(arguments)
@@ -176,6 +201,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.show_key:
             print(_cluster_key(options).text)
+        elif options.command == "cache":
+            print(_list_cache() if options.action == "list" else _clear_cache())
         else:
             asyncio.run(serve(options))
     except DnetError as error:

@@ -11,7 +11,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ import psutil
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
+from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_to_json
 from dnet_core.profile.links import measure_link
@@ -68,12 +69,17 @@ class ShardServer:
     """Serves one model's windows. `async with` owns its tasks; it is a `ShardService`."""
 
     def __init__(
-        self, announcement: Announcement, thread: MlxThread, credentials: grpc.ChannelCredentials
+        self,
+        announcement: Announcement,
+        thread: MlxThread,
+        credentials: grpc.ChannelCredentials,
+        memory: MemoryLimit | None,
     ) -> None:
         """`announcement` is what this shard says of itself; it may be replaced while it serves."""
         self._announcement = announcement
         self._advertisement: Advertisement | None = None
         self._thread = thread
+        self._memory = memory
         self._loader = MlxThread("loader")
         self._credentials = credentials
         self._tasks = TaskScope()
@@ -271,7 +277,11 @@ class ShardServer:
                 cache=ProfileCache(paths().cache / "profiles"),
                 fresh=fresh,
             )
-            return profile_to_json(await self._thread.call(measure))
+            profile = await self._thread.call(measure)
+            if self._memory is not None:
+                budget = self._memory.of(profile.memory_total_bytes)
+                profile = replace(profile, memory_budget_bytes=budget)
+            return profile_to_json(profile)
 
     async def measure_link(self, hop: Hop, medium: Medium) -> LinkProfile:
         """Measure the hop from here to another shard, over the address that `hop` names."""
