@@ -1,8 +1,9 @@
 """An event simulator of a ring: tokens, computes, disk reads into buffers and hops; no formula of the solver.
 
-Every device has one compute unit, which serves frames in the order in which they come, and one disk. The disk reads
-the streamed layers in the order in which they are used, round after round and token after token; it starts the next
-read as soon as it is idle and a buffer is free; a buffer is free again when its layer has been computed.
+Every device has one compute unit, which serves frames in the order in which they come, and one disk. The
+disk reads the streamed layers in the order in which they are used, round after round and token after token;
+it starts the next read as soon as it is idle and a buffer is free; a buffer is free again when its layer has
+been computed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SimulatedRing:
 
 @dataclass(slots=True)
 class _Device:
-    """State of one device; `reads` is the endless list of what its disk has to read, as an index into a cycle."""
+    """State of one device; its disk reads the cycle `reads` again and again."""
 
     reads: list[float]
     free: int
@@ -67,6 +68,7 @@ class Simulator:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._finished: list[float] = []
         self._then: Callable[[int], None] = lambda frame: None
+        self._last_frame = 0
         devices = range(len(ring.num_buffers))
         self._devices = [_Device(self._cycle(d), ring.num_buffers[d]) for d in devices]
 
@@ -84,7 +86,8 @@ class Simulator:
         return self._finished
 
     def prompt_time(self, chunks: int) -> float:
-        """When the last of `chunks` chunks, all there at the start, has passed the ring."""
+        """When the last of `chunks` chunks, all there at the start, has passed; only it has a head."""
+        self._last_frame = chunks - 1
         self._start_disks()
         for frame in range(chunks):
             self._arrive(frame, 0)
@@ -143,8 +146,8 @@ class Simulator:
         """Compute layer `at` of the visit, when its bytes are there."""
         layers = self._ring.visits[visit].layers
         if at == len(layers):
-            last = visit == len(self._ring.visits) - 1
-            self._after(self._ring.head_s if last else 0.0, lambda: self._leave(device, frame, visit))
+            head = visit == len(self._ring.visits) - 1 and frame == self._last_frame
+            self._after(self._ring.head_s if head else 0.0, lambda: self._leave(device, frame, visit))
             return
         layer = layers[at]
         if layer.read_s is not None:

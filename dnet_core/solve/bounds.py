@@ -5,7 +5,7 @@ All are for layers alike (the mean layer); each is a number that no plan of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from dnet_core.solve.cost import Patterns
 from dnet_core.solve.problem import Bools, Floats, Ints, Problem
 from dnet_core.solve.ring_order import Rings
 
-BISECTIONS = 30
+BISECTIONS = 24
 NUM_PRICES = 48
+IMPOSSIBLE = 1e15
+"""The cost of a device that can hold nothing: finite, so that zero times it is zero."""
 SLACK = 1 + 1e-9
 """Rounding never cuts off a plan that fits to the byte."""
 
@@ -92,45 +94,25 @@ def price_bounds(problem: Problem, rings: Rings, rounds: int, tables: Tables) ->
 
         price * L + sum over devices of the cheapest (turns and prefill - price * layers) + hops.
 
-    It knows what `time_bounds` does not: that with few rounds the disks wait for one another.
+    It knows what `time_bounds` does not: that with few rounds the disks wait for one another. Embedding and
+    head are taken to need no memory, so that one table per device is enough.
     """
     if problem.throughput:
         return np.zeros(len(rings))
-    weight = problem.answer_tokens
-    devices = range(problem.num_devices)
-    roles: Mapping[str, list[Patterns]] = {
-        "middle": [tables(d, rounds, False, False) for d in devices],
-        "head": [tables(d, rounds, True, False) for d in devices],
-        "tail": [tables(d, rounds, False, True) for d in devices],
-        "alone": [tables(d, rounds, True, True) for d in devices],
-    }
-    dearest = max(
-        (weight * float(p.turns_s.max()) + float(p.last_stage_s.max())) / rounds
-        for table in roles.values()
-        for p in table
-        if len(p)
-    )
-    cheapest_layer = weight * float(problem.compute_s.mean(axis=1).min())
-    prices = np.geomspace(cheapest_layer / 2, 2 * dearest / problem.num_layers * 4, NUM_PRICES)
-
-    def least(table: Patterns) -> Floats:
-        if not len(table):
-            return np.full(NUM_PRICES, np.inf)
-        value = weight * table.turns_s + table.last_stage_s
-        return np.asarray((value[None, :] - prices[:, None] * table.layers[None, :]).min(axis=1))
-
-    value = {name: np.array([least(t) for t in table]) for name, table in roles.items()}
-    single = rings.sizes == 1
-    member = rings.member.copy()
-    rows = np.arange(len(rings))
-    member[rows, rings.head] = False
-    member[rows, rings.tail] = False
-    middle = np.where(np.isfinite(value["middle"]), value["middle"], 1e18)
-    total = member.astype(np.float64) @ middle
-    total += np.where(
-        single[:, None], value["alone"][rings.head], value["head"][rings.head] + value["tail"][rings.tail]
-    )
-    bound = (total + prices[None, :] * problem.num_layers).max(axis=1)
+    answer = problem.answer_tokens
+    used = np.nonzero(rings.member.any(axis=0))[0].tolist()
+    table = {d: tables(d, rounds, False, False) for d in used}
+    values = {d: answer * table[d].turns_s + table[d].last_stage_s for d in used}
+    slopes = [float((values[d] / table[d].layers).max()) for d in used if len(table[d])]
+    least = answer * float(problem.compute_s.mean(axis=1).min())
+    prices = np.geomspace(least / 2, 8 * max([least, *slopes]), NUM_PRICES)
+    cheapest_of = np.full((problem.num_devices, NUM_PRICES), IMPOSSIBLE)
+    for d in used:
+        if len(table[d]):
+            cheapest_of[d] = (values[d] - prices[:, None] * table[d].layers).min(axis=1)
+    total = rings.member.astype(np.float64) @ cheapest_of + prices * problem.num_layers
     full = problem.chunk_s.mean(axis=1)
-    stages = (problem.num_chunks - 1) * problem.num_layers / (rings.member / full[None, :]).sum(axis=1)
-    return np.asarray(bound + weight * rings.hop_s(rounds) + rings.prompt_hop_s(rounds) + stages)
+    stages = (problem.num_chunks - 1) * problem.num_layers / (rings.member / full).sum(axis=1)
+    head = (answer + 1) * problem.head_s[rings.tail]
+    hops = answer * rings.hop_s(rounds) + rings.prompt_hop_s(rounds)
+    return np.asarray(total.max(axis=1) + hops + head + stages)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -106,13 +106,13 @@ def device_cost(problem: Problem, assignment: Assignment, tail: bool) -> DeviceC
         return float(read[late].sum()) + alone
 
     def stage(work: Floats) -> float:
-        return max(float(work[owned].sum()), disk(work)) + head
+        return max(float(work[owned].sum()), disk(work))
 
     return DeviceCost(
         turns_s=turns + head,
         compute_s=float(compute[owned].sum()) + head,
         disk_s=max(disk(compute), again),
-        last_stage_s=stage(problem.last_chunk_s[d]),
+        last_stage_s=stage(problem.last_chunk_s[d]) + head,  # the head sees the last position only
         full_stage_s=stage(problem.chunk_s[d]),
     )
 
@@ -217,6 +217,15 @@ def fixed_bytes(problem: Problem, head: bool, tail: bool) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What one device gets: how many layers, how many of them streamed, through how many buffers."""
+
+    layers: int
+    streamed: int
+    buffers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Patterns:
     """All sensible (layers, streamed, buffers) of one device in one role, one entry each, with their cost."""
 
@@ -236,6 +245,20 @@ class Patterns:
     def busy_s(self) -> Floats:
         return np.maximum(self.compute_s, self.disk_s)
 
+    def alone_score(self, problem: Problem, hop_s: float) -> Floats:
+        """What each pattern scores if the rest of the ring cost nothing but its hops."""
+        token = np.maximum(self.turns_s + hop_s, self.disk_s)
+        request = problem.answer_tokens * token + self.last_stage_s
+        return np.asarray(self.busy_s if problem.throughput else request)
+
+    def cost(self, i: int) -> DeviceCost:
+        """The cost of entry `i`."""
+        return DeviceCost(*(float(getattr(self, f.name)[i]) for f in fields(DeviceCost)))
+
+    def share(self, i: int) -> Share:
+        """What entry `i` gives the device."""
+        return Share(int(self.layers[i]), int(self.streamed[i]), int(self.buffers[i]))
+
 
 def patterns(problem: Problem, d: int, rounds: int, head: bool, tail: bool) -> Patterns:
     """Tabulate device `d` for layers alike: from `rounds` layers (one per round) to all that it can hold.
@@ -253,7 +276,7 @@ def patterns(problem: Problem, d: int, rounds: int, head: bool, tail: bool) -> P
     def turn(window: Ints) -> tuple[Floats, Floats]:
         chain = 2 * compute + (each - buffers) * read + alone * (each - 2) * compute
         wait = np.where(each > buffers, chain, 0.0)
-        spaced = window - np.rint((buffers - 1) * (window - 1) / steps)
+        spaced = np.where(each > 1, window - np.rint((buffers - 1) * (window - 1) / steps), 1)
         again = np.where((each >= buffers) & (each > 0), spaced * compute + read, 0.0)
         return np.maximum(window * compute, wait), again
 
@@ -264,9 +287,10 @@ def patterns(problem: Problem, d: int, rounds: int, head: bool, tail: bool) -> P
     disk = np.maximum(streamed * read + alone * streamed * compute, again)
 
     def stage(work: float) -> Floats:
-        return np.asarray(np.maximum(layers * work, streamed * read + alone * streamed * work) + head_s)
+        return np.asarray(np.maximum(layers * work, streamed * read + alone * streamed * work))
 
-    last, full = stage(float(problem.last_chunk_s[d].mean())), stage(float(problem.chunk_s[d].mean()))
+    last = stage(float(problem.last_chunk_s[d].mean())) + head_s
+    full = stage(float(problem.chunk_s[d].mean()))
     kept = lawful & (_improves(turns, lawful) | _improves(disk, lawful) | _improves(full, lawful))
     return Patterns(
         layers=np.broadcast_to(layers, kept.shape)[kept],

@@ -10,11 +10,11 @@ from dnet_core.errors import InfeasiblePlan
 from dnet_core.solve import cost, ring_order
 from dnet_core.solve.problem import KV_STEP_TOKENS, Bools, Problem, build
 from dnet_core.solve.ring_order import Rings
-from dnet_core.solve.search import Candidate, glance, possible
+from dnet_core.solve.search import Candidate, Tables, glance, possible
 from dnet_core.types.plan import DevicePrediction, DeviceReason
 
 
-def reasons(problem: Problem, rings: Rings, best: Candidate) -> tuple[DeviceReason, ...]:
+def reasons(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> tuple[DeviceReason, ...]:
     """One sentence per device of the request, in its order."""
     used = {device.peer: device for device in best.prediction.devices}
     texts = []
@@ -25,7 +25,7 @@ def reasons(problem: Problem, rings: Rings, best: Candidate) -> tuple[DeviceReas
         elif peer in used:
             texts.append(DeviceReason(peer, used=True, text=_used(problem, best, used[peer])))
         else:
-            text = _left_out(problem, rings, best, problem.peers.index(peer))
+            text = _left_out(problem, rings, best, problem.peers.index(peer), tables)
             texts.append(DeviceReason(peer, used=False, text=text))
     return tuple(texts)
 
@@ -45,14 +45,14 @@ def _used(problem: Problem, best: Candidate, device: DevicePrediction) -> str:
     return text
 
 
-def _left_out(problem: Problem, rings: Rings, best: Candidate, d: int) -> str:
+def _left_out(problem: Problem, rings: Rings, best: Candidate, d: int, tables: Tables) -> str:
     """Compare with the best plan found on the same devices and this one."""
     joined = rings.take(
         rings.member[:, d] & (rings.sizes == len(best.order) + 1) & _within(rings, (*best.order, d))
     )
     if not len(joined):
         return "left out: it has no measured link to the ring"
-    found = glance(problem, joined)
+    found = glance(problem, joined, tables)
     if found is None:
         return f"left out: {_gb(int(problem.budget_bytes[d]))} hold no layer beside the workspace"
     if problem.throughput:

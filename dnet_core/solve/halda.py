@@ -23,6 +23,7 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, mi
 from scipy.sparse import csr_array
 
 from dnet_core.solve import cost
+from dnet_core.solve.cost import Share
 from dnet_core.solve.problem import Bools, Floats, Ints, Problem
 
 OBJECTIVE_SCALE = 1e4
@@ -31,17 +32,11 @@ OBJECTIVE_SCALE = 1e4
 MARGINS = (0.01, 0.1, 1.0, np.inf)
 """How far above the relaxation the optimum is sought (relative), until it is found there."""
 
+MAX_COLUMNS = 150
+"""Programs of this size take HiGHS some 50 ms; of three times the size, when disks are slow, seconds."""
+
 TIE_STREAMING = 1e-9
 """Of plans equally good, the one that streams less: this share of the objective, if all is streamed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one device gets: how many layers, how many of them streamed, through how many buffers."""
-
-    layers: int
-    streamed: int
-    buffers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +69,12 @@ class _Program:
 
 
 def best_shares(
-    problem: Problem, ring: Ring, at_most: float, least_s: float = 0.0
+    problem: Problem, ring: Ring, at_most: float, least_s: float, gap: float = 0.0
 ) -> tuple[Share, ...] | None:
     """The best shares in ring order, or None when none scores less than `at_most` (infinite: when none fits).
 
-    `least_s` is a TPOT (throughput: a slowest stage) that no plan on this ring can beat.
+    `least_s` is a TPOT (throughput: a slowest stage) that no plan on this ring can beat. After `max_nodes`
+    nodes of branch and bound the best found so far is taken.
     """
     if any(len(table) == 0 for table in ring.tables):
         return None
@@ -101,15 +97,17 @@ def best_shares(
     for margin in MARGINS:
         limit = min(bound + margin * abs(bound), at_most - program.constant)
         keep = np.nonzero(reduced <= limit - bound)[0]
-        solved = _integral(program, keep, OBJECTIVE_SCALE / bound)
-        if solved is not None and float(program.objective[keep] @ solved) <= limit:
+        if gap and len(keep) > MAX_COLUMNS:
+            return None
+        solved = _integral(program, keep, OBJECTIVE_SCALE / bound, gap)
+        if solved is not None and float(program.objective[keep] @ solved) <= limit + gap * abs(bound):
             return _shares(ring, program, keep, solved)
         if limit < bound + margin * abs(bound):
             return None
     return None
 
 
-def _integral(program: _Program, keep: Ints, scale: float) -> Floats | None:
+def _integral(program: _Program, keep: Ints, scale: float, gap: float) -> Floats | None:
     """The optimum over the columns `keep`, or None when they hold no plan."""
     solved: OptimizeResult = milp(
         program.objective[keep] * scale,
@@ -119,19 +117,15 @@ def _integral(program: _Program, keep: Ints, scale: float) -> Floats | None:
             LinearConstraint(program.equal[:, keep], program.equal_to, program.equal_to),
             LinearConstraint(program.above[:, keep], program.above_to, np.inf),
         ],
-        options={"mip_rel_gap": 0.0},
+        options={"mip_rel_gap": gap},
     )
     return None if solved.x is None else np.asarray(solved.x)
 
 
 def _shares(ring: Ring, program: _Program, keep: Ints, solved: Floats) -> tuple[Share, ...]:
     chosen = keep[(solved > 0.5) & ~program.is_time[keep]]
-    shares = {}
-    for column in chosen:
-        table, i = ring.tables[program.owner[column]], program.index[column]
-        shares[int(program.owner[column])] = Share(
-            int(table.layers[i]), int(table.streamed[i]), int(table.buffers[i])
-        )
+    owners, indices = program.owner[chosen].tolist(), program.index[chosen].tolist()
+    shares = {d: ring.tables[d].share(i) for d, i in zip(owners, indices, strict=True)}
     return tuple(shares[d] for d in range(len(ring.tables)))
 
 
@@ -177,9 +171,8 @@ def _program(problem: Problem, ring: Ring, at_most: float, least_s: float) -> _P
     objective[:width] += least * TIE_STREAMING * streamed / problem.num_layers
     least_x = np.zeros(width + 3)
     least_x[width + (2 if problem.throughput else 0)] = least_s
-    token = np.maximum(turns + ring.hop_s, disk)
-    dear = busy > at_most if problem.throughput else problem.answer_tokens * token + last + constant > at_most
-    most_x = np.append(np.where(dear, 0.0, 1.0), [np.inf] * 3)
+    alone = np.concatenate([table.alone_score(problem, ring.hop_s) for table in tables])
+    most_x = np.append(np.where(alone < at_most, 1.0, 0.0), [np.inf] * 3)
     return _Program(
         least=least_x,
         most=most_x,

@@ -8,7 +8,7 @@ from dnet_core.errors import RequestError
 from dnet_core.solve import cost, explain, layout, pins, polish, ring_order
 from dnet_core.solve.problem import Problem, build
 from dnet_core.solve.ring_order import Rings
-from dnet_core.solve.search import Candidate, glance, search
+from dnet_core.solve.search import Candidate, Tables, candidates, glance, search
 from dnet_core.types.plan import RingSize, Solution, SolveRequest
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
 
@@ -20,13 +20,16 @@ def solve(request: SolveRequest) -> Solution:
     RequestError for a request that contradicts itself.
     """
     problem = build(request)
-    rings = ring_order.rings(problem)
-    best = pins.fill(problem) if request.pins else search(problem, rings)
+    rings, tables = ring_order.rings(problem), Tables(problem)
+    if request.pins:
+        best = pins.fill(problem)
+    elif problem.uniform:
+        best = search(problem, rings, tables)
+    else:
+        best = polish.polish(problem, rings, candidates(problem, rings, tables))
     if best is None:
         raise explain.infeasible(problem, rings)
-    if not problem.uniform and not request.pins:
-        best = polish.polish(problem, best)
-    return _solution(problem, rings, best)
+    return _solution(problem, rings, best, tables)
 
 
 def plan_from_edit(
@@ -58,7 +61,7 @@ def plan_from_edit(
     over = cost.check(plan, problem)
     if over:
         raise explain.over_budget(over)
-    return _solution(problem, ring_order.rings(problem), Candidate.of(problem, order, plan))
+    return _solution(problem, ring_order.rings(problem), Candidate.of(problem, order, plan), Tables(problem))
 
 
 def _edited(problem: Problem, bare: RingPlan, assignment: Assignment, num_resident: int | None) -> Assignment:
@@ -75,21 +78,21 @@ def _edited(problem: Problem, bare: RingPlan, assignment: Assignment, num_reside
     return layout.settle_streaming(problem, d, own, late, (head, tail))
 
 
-def _solution(problem: Problem, rings: Rings, best: Candidate) -> Solution:
+def _solution(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> Solution:
     return Solution(
         plan=best.plan,
         prediction=best.prediction,
-        reasons=explain.reasons(problem, rings, best),
-        sizes=_sizes(problem, rings, best),
+        reasons=explain.reasons(problem, rings, best, tables),
+        sizes=_sizes(problem, rings, best, tables),
     )
 
 
-def _sizes(problem: Problem, rings: Rings, best: Candidate) -> tuple[RingSize, ...]:
+def _sizes(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> tuple[RingSize, ...]:
     """The best plan of each number of devices; the chosen plan stands for its own."""
     rows = []
     for size in range(1, problem.num_devices + 1):
         same = size == len(best.order)
-        found = best if same else glance(problem, rings.take(rings.sizes == size))
+        found = best if same else glance(problem, rings.take(rings.sizes == size), tables)
         if found is not None:
             rows.append(
                 RingSize(

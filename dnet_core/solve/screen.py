@@ -8,85 +8,101 @@ lawful plan, not a proof: the MILP improves on it or shows that it cannot be imp
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from dnet_core.solve import cost
-from dnet_core.solve.halda import Ring, Share
-from dnet_core.solve.problem import Floats, Problem
+from dnet_core.solve.cost import Share
+from dnet_core.solve.halda import Ring
+from dnet_core.solve.problem import Bools, Floats, Ints, Problem
 
-TIME_GUESSES = (1.001, 1.02, 1.05, 1.1, 1.2, 1.4, 2.0, np.inf)
+TIME_GUESSES = (1.001, 1.05, 1.2, 1.6, 2.5, np.inf)
 """Limits of the slowest disk, relative to the bound of the token's time."""
 
-STAGE_GUESSES = (1.02, 1.2, np.inf)
+CLOSER_GUESSES = (0.7, 0.8, 0.87, 0.92, 0.95, 0.98, 0.999)
+"""Then relative to the slowest disk of the best plan found."""
+
+STAGE_GUESSES = (1.05, np.inf)
 """Limits of the slowest prefill stage, relative to a perfectly balanced one."""
 
 
-def quick_shares(problem: Problem, ring: Ring, least_s: float) -> tuple[float, tuple[Share, ...]] | None:
-    """Score and shares in ring order, or None when nothing fits; `least_s` bounds the TPOT."""
+def quick_shares(
+    problem: Problem, ring: Ring, least_s: float, at_most: float
+) -> tuple[float, tuple[Share, ...]] | None:
+    """Score and shares in ring order, or None when nothing is found that scores less than `at_most`.
+
+    `least_s` is a TPOT (throughput: a slowest stage) that no plan on this ring can beat.
+    """
     if any(len(table) == 0 for table in ring.tables):
         return None
-    limits = _limits(problem, ring, least_s)
-    best: tuple[float, tuple[Share, ...]] | None = None
-    for picks in _fill(problem, ring, limits):
-        value = _score(problem, ring, picks)
-        if best is None or value < best[0]:
-            shares = tuple(
-                Share(int(t.layers[i]), int(t.streamed[i]), int(t.buffers[i]))
-                for t, i in zip(ring.tables, picks, strict=True)
-            )
-            best = value, shares
-    return best
+    best: tuple[float, list[int]] | None = None
+    guesses = [least_s * time for time in TIME_GUESSES]
+    for _ in range(2):
+        for picks in _fill(problem, ring, _allowed(problem, ring, guesses, at_most)):
+            value = _score(problem, ring, picks)
+            if value < (at_most if best is None else best[0]):
+                best = value, picks
+        if best is None:
+            return None
+        slowest = max(float(table.disk_s[i]) for table, i in zip(ring.tables, best[1], strict=True))
+        if slowest == 0 or problem.throughput:
+            break  # nothing streams: the limit of the disks did not matter
+        guesses = [slowest * time for time in CLOSER_GUESSES]
+    assert best is not None, "the first pass returns when it finds nothing"
+    return best[0], tuple(table.share(i) for table, i in zip(ring.tables, best[1], strict=True))
 
 
-def _limits(problem: Problem, ring: Ring, least_s: float) -> list[tuple[float, float]]:
-    """Guesses of (slowest disk or stage in decode, slowest prefill stage)."""
-    slow = [least_s * share for share in TIME_GUESSES]
-    if problem.num_chunks == 1:
-        return [(t, np.inf) for t in slow]
-    per_layer = np.array([float((t.full_stage_s / t.layers).min()) for t in ring.tables])
-    balanced = problem.num_layers / (1 / per_layer).sum()
-    return [(t, balanced * share) for t in slow for share in STAGE_GUESSES]
+def _allowed(problem: Problem, ring: Ring, slowest_s: list[float], at_most: float) -> list[Bools]:
+    """Per device which patterns keep to each guess of (slowest disk or stage, slowest prefill stage).
 
-
-def _fill(problem: Problem, ring: Ring, limits: list[tuple[float, float]]) -> list[list[int]]:
-    """For each pair of limits the patterns with the least sum that make up all layers, if there are any."""
-    count = problem.num_layers
-    slow, stage = np.array(limits).T
-    reached = np.full((len(limits), count + 1), np.inf)
-    reached[:, 0] = 0.0
-    steps: list[tuple[np.ndarray, np.ndarray]] = []  # per device: layers taken on the way to l, pattern of W
+    [guesses, patterns]; guesses that allow the same are one.
+    """
+    guesses = [(seconds, np.inf) for seconds in slowest_s]
+    if problem.num_chunks > 1:
+        per_layer = np.array([float((t.full_stage_s / t.layers).min()) for t in ring.tables])
+        balanced = problem.num_layers / (1 / per_layer).sum()
+        guesses = [(slow, balanced * share) for slow, _ in guesses for share in STAGE_GUESSES]
+    slow, stage = np.array(guesses).T
+    masks = []
     for table in ring.tables:
-        value, pattern = _columns(problem, table, slow, stage)
-        after = np.full_like(reached, np.inf)
-        taken = np.zeros(reached.shape, dtype=np.int64)
-        for w in np.nonzero(np.isfinite(value).any(axis=0))[0].tolist():
-            tried = reached[:, : count + 1 - w] + value[:, w : w + 1]
-            better = tried < after[:, w:]
-            after[:, w:][better] = tried[better]
-            taken[:, w:][better] = w
-        steps.append((taken, pattern))
-        reached = after
-    picks = []
-    for a in np.nonzero(np.isfinite(reached[:, count]))[0].tolist():
-        left, chosen = count, []
-        for taken, pattern in reversed(steps):
-            layers = int(taken[a, left])
-            chosen.append(int(pattern[a, layers]))
-            left -= layers
-        picks.append(chosen[::-1])
-    return picks
+        speed = table.busy_s if problem.throughput else table.disk_s
+        mask = (speed <= slow[:, None]) & (table.full_stage_s <= stage[:, None])
+        masks.append(mask & (table.alone_score(problem, ring.hop_s) < at_most))
+    _, different = np.unique(np.concatenate(masks, axis=1), axis=0, return_index=True)
+    return [mask[np.sort(different)] for mask in masks]
 
 
-def _columns(
-    problem: Problem, table: cost.Patterns, slow: Floats, stage: Floats
-) -> tuple[Floats, np.ndarray]:
-    """Cheapest pattern per pair of limits and number of layers: value and index [limits, layers + 1]."""
+def _fill(problem: Problem, ring: Ring, allowed: list[Bools]) -> list[list[int]]:
+    """For each guess the patterns with the least sum that make up all layers, if there are any."""
+    count, guesses = problem.num_layers, np.arange(len(allowed[0]))
+    reached = np.full((len(guesses), count + 1), np.inf)
+    reached[:, 0] = 0.0
+    steps: list[tuple[Ints, Ints]] = []  # per device: layers taken on the way to l, pattern of so many layers
+    for table, mask in zip(ring.tables, allowed, strict=True):
+        value, pattern = _columns(problem, table, mask)
+        most = int(table.layers[mask.any(axis=0)].max(initial=0))
+        padded = np.concatenate([np.full((len(guesses), most), np.inf), reached], axis=1)
+        # [guess, l, j]: l - (most - j) layers before this device, which takes most - j
+        tried = sliding_window_view(padded, most + 1, axis=1) + value[:, None, most::-1]
+        chosen = tried.argmin(axis=2)
+        reached = np.take_along_axis(tried, chosen[:, :, None], axis=2)[:, :, 0]
+        steps.append((most - chosen, pattern))
+    complete = guesses[np.isfinite(reached[:, count])]
+    left = np.full(len(complete), count)
+    picks: list[Ints] = []
+    for taken, pattern in reversed(steps):
+        layers = taken[complete, left]
+        picks.append(pattern[complete, layers])
+        left = left - layers
+    return [[int(pick[row]) for pick in reversed(picks)] for row in range(len(complete))]
+
+
+def _columns(problem: Problem, table: cost.Patterns, allowed: Bools) -> tuple[Floats, Ints]:
+    """Cheapest pattern per guess and number of layers: value and index [guesses, layers + 1]."""
     value = problem.answer_tokens * table.turns_s + table.last_stage_s
-    speed = table.busy_s if problem.throughput else table.disk_s
-    allowed = (speed[None, :] <= slow[:, None]) & (table.full_stage_s[None, :] <= stage[:, None])
-    best = np.full((len(slow), problem.num_layers + 1), np.inf)
+    best = np.full((len(allowed), problem.num_layers + 1), np.inf)
     index = np.zeros(best.shape, dtype=np.int64)
     order = np.argsort(-value, kind="stable")  # the cheapest is written last and stays
-    for row in range(len(slow)):
+    for row in range(len(allowed)):
         chosen = order[allowed[row, order]]
         best[row, table.layers[chosen]] = value[chosen]
         index[row, table.layers[chosen]] = chosen
@@ -94,14 +110,5 @@ def _columns(
 
 
 def _score(problem: Problem, ring: Ring, picks: list[int]) -> float:
-    costs = [
-        cost.DeviceCost(
-            float(t.turns_s[i]),
-            float(t.compute_s[i]),
-            float(t.disk_s[i]),
-            float(t.last_stage_s[i]),
-            float(t.full_stage_s[i]),
-        )
-        for t, i in zip(ring.tables, picks, strict=True)
-    ]
+    costs = [table.cost(i) for table, i in zip(ring.tables, picks, strict=True)]
     return cost.score(problem, *cost.combine(problem, costs, ring.hop_s, ring.prompt_hop_s))

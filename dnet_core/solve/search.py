@@ -19,13 +19,14 @@ from dnet_core.solve.ring_order import Rings
 from dnet_core.types.plan import Prediction
 from dnet_core.types.ring import RingPlan
 
-NUM_SCREENED = 12
+NUM_SCREENED = 8
 """Rings that the dynamic program looks at, twice: the most promising first."""
 
-NUM_GLANCED = 3
+NUM_GLANCED = 2
 
-MAX_PROGRAMS = 4
-"""Programs that HiGHS solves in a search over more than `PROVED_DEVICES` devices."""
+MAX_PROGRAMS = 2
+GAP = 0.005
+"""Programs that HiGHS solves for more than `PROVED_DEVICES` devices, and the gap that ends each."""
 
 PROVED_DEVICES = 3
 """Up to so many devices every ring that could be better is solved to the end."""
@@ -51,24 +52,32 @@ class Candidate:
         return cls(value, order, plan, prediction)
 
 
-class _Search:
-    """The state of one search: the best so far and the tables made until now. Owned by `search`."""
+class Tables:
+    """The patterns of every device that were asked for, made once. Owned by one call of `solve`."""
 
-    def __init__(self, problem: Problem, rings: Rings) -> None:
-        self._problem, self._rings = problem, rings
-        self._tables: dict[tuple[int, int, bool, bool], cost.Patterns] = {}
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._made: dict[tuple[int, int, bool, bool], cost.Patterns] = {}
+
+    def __call__(self, d: int, rounds: int, head: bool, tail: bool) -> cost.Patterns:
+        key = d, rounds, head, tail
+        if key not in self._made:
+            self._made[key] = cost.patterns(self._problem, *key)
+        return self._made[key]
+
+
+class _Search:
+    """The state of one search: the best so far. Owned by `candidates` or `glance`."""
+
+    def __init__(self, problem: Problem, rings: Rings, tables: Tables) -> None:
+        self._problem, self._rings, self.table = problem, rings, tables
         self.best: Candidate | None = None
+        self.by_rounds: dict[int, Candidate] = {}
 
     @property
     def limit(self) -> float:
         """A plan must score less than this to be better."""
         return np.inf if self.best is None else self.best.score * (1 - SAME)
-
-    def table(self, d: int, rounds: int, head: bool, tail: bool) -> cost.Patterns:
-        key = d, rounds, head, tail
-        if key not in self._tables:
-            self._tables[key] = cost.patterns(self._problem, d, rounds, head, tail)
-        return self._tables[key]
 
     def ring(self, ring: int, rounds: int) -> halda.Ring:
         """The program's view of one ring: its devices' patterns in their roles, and its hops."""
@@ -79,35 +88,49 @@ class _Search:
             float(one.prompt_hop_s(rounds)[0]),
         )
 
-    def offer(self, ring: int, rounds: int, shares: tuple[halda.Share, ...]) -> None:
+    def offer(self, ring: int, rounds: int, shares: tuple[cost.Share, ...]) -> None:
         """Make a plan of `shares` and keep it if it is the best so far."""
+        if rounds > 1 and not any(share.streamed for share in shares):
+            rounds = 1  # several rounds without streaming only cost hops
         order = self._rings.order(ring)
         found = _settled(self._problem, order, rounds, shares)
-        if found is not None and found.score < self.limit:
+        if found is None:
+            return
+        if found.score < self.limit:
             self.best = found
+        if rounds not in self.by_rounds or found.score < self.by_rounds[rounds].score * (1 - SAME):
+            self.by_rounds[rounds] = found
 
 
-def search(problem: Problem, rings: Rings) -> Candidate | None:
+def search(problem: Problem, rings: Rings, tables: Tables) -> Candidate | None:
     """The best plan on `rings` over all numbers of rounds; None if none fits."""
-    state = _Search(problem, rings)
+    return min(candidates(problem, rings, tables), key=lambda found: found.score, default=None)
+
+
+def candidates(problem: Problem, rings: Rings, tables: Tables) -> list[Candidate]:
+    """The best plan found for each number of rounds that was looked at; empty if none fits."""
+    state = _Search(problem, rings, tables)
     coarse = _subset_rows(problem, rings)
     first = _sharpen(state, problem, rings, _rows(problem, rings, coarse, np.inf, NUM_SCREENED))
     _screen(state, problem, first[:NUM_SCREENED])
     rows = _sharpen(state, problem, rings, _rows(problem, rings, coarse, state.limit, len(coarse[0])))
-    _screen(state, problem, rows[:NUM_SCREENED])
-    most = MAX_PROGRAMS if problem.num_devices > PROVED_DEVICES else len(rows)
-    for index, k, bound, least_s in rows[:most]:
+    done = {row[:2] for row in first[:NUM_SCREENED]}
+    _screen(state, problem, [row for row in rows[:NUM_SCREENED] if row[:2] not in done])
+    proved = problem.num_devices <= PROVED_DEVICES
+    for index, k, bound, least_s in rows if proved else rows[:MAX_PROGRAMS]:
         if bound >= state.limit:
             break
-        shares = halda.best_shares(problem, state.ring(index, k), state.limit, least_s)
+        shares = halda.best_shares(
+            problem, state.ring(index, k), state.limit, least_s, 0.0 if proved else GAP
+        )
         if shares is not None:
             state.offer(index, k, shares)
-    return state.best
+    return list(state.by_rounds.values())
 
 
-def glance(problem: Problem, rings: Rings) -> Candidate | None:
+def glance(problem: Problem, rings: Rings, tables: Tables) -> Candidate | None:
     """A good plan on `rings` in a few milliseconds: the most promising are screened, nothing is proved."""
-    state = _Search(problem, rings)
+    state = _Search(problem, rings, tables)
     rows = _rows(problem, rings, _subset_rows(problem, rings), np.inf, NUM_GLANCED)
     _screen(state, problem, _sharpen(state, problem, rings, rows)[:NUM_GLANCED])
     return state.best
@@ -197,15 +220,17 @@ def _sharpen(
 
 def _screen(state: _Search, problem: Problem, rows: list[Row]) -> None:
     for index, k, bound, least_s in rows:
-        if bound >= state.limit:
+        # On mean layers a plan that looks worse may be better: only the score of the real one counts.
+        limit = state.limit if problem.uniform else np.inf
+        if bound >= limit:
             break
-        found = screen.quick_shares(problem, state.ring(index, k), least_s)
+        found = screen.quick_shares(problem, state.ring(index, k), least_s, limit)
         if found is not None:
             state.offer(index, k, found[1])
 
 
 def _settled(
-    problem: Problem, order: tuple[int, ...], rounds: int, shares: tuple[halda.Share, ...]
+    problem: Problem, order: tuple[int, ...], rounds: int, shares: tuple[cost.Share, ...]
 ) -> Candidate | None:
     """The plan of `shares`, on real layers; None when it does not fit them."""
     own = layout.windows([share.layers for share in shares], rounds)

@@ -1,4 +1,4 @@
-"""Every plan is lawful: windows tile the layers, exact bytes fit every budget, the same request the same plan."""
+"""Every plan is lawful: windows tile the layers, exact bytes fit, the same request gives the same plan."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,8 @@ from tests.clusters import device, link
 from tests.solver_requests import score_of, small_request
 
 LESS = 1e-6
+
+Improve = Callable[[SolveRequest, random.Random], SolveRequest]
 
 
 def best(request: SolveRequest) -> float:
@@ -56,9 +59,7 @@ def faster_link(request: SolveRequest, rng: random.Random) -> SolveRequest:
 def one_more_device(request: SolveRequest, rng: random.Random) -> SolveRequest:
     new = device("new", rng.randrange(200 << 20, 2 << 30), memory_gb_per_s=rng.choice([68.0, 800.0]))
     links = tuple(
-        link(a, b)
-        for old in request.devices
-        for a, b in ((old.peer, new.peer), (new.peer, old.peer))
+        link(a, b) for old in request.devices for a, b in ((old.peer, new.peer), (new.peer, old.peer))
     )
     return replace(request, devices=(*request.devices, new), links=(*request.links, *links))
 
@@ -66,7 +67,7 @@ def one_more_device(request: SolveRequest, rng: random.Random) -> SolveRequest:
 @pytest.mark.parametrize("improve", [more_memory, faster_disk, faster_link, one_more_device])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.3, 0.8, 1.2]))
-def test_better_hardware_is_never_worse(improve, seed: int, share: float) -> None:  # type: ignore[no-untyped-def]
+def test_better_hardware_is_never_worse(improve: Improve, seed: int, share: float) -> None:
     request = small_request(seed, share, most_devices=2 if improve is one_more_device else 3)
     before = best(request)
     after = best(improve(request, random.Random(seed)))
