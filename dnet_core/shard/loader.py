@@ -113,19 +113,21 @@ class LayerStream:
         return self._held[layer].read
 
     def _arrange(self, upcoming: Iterable[int]) -> None:
-        decision = decide(upcoming, self._held, self._num_buffers)
+        in_memory = [layer for layer, held in self._held.items() if held.read.done()]
+        pending = [layer for layer in self._held if layer not in in_memory]
+        decision = decide(upcoming, in_memory, pending, self._num_buffers)
         for layer in decision.drop:
             self._release(layer)
-        for layer in decision.read[: len(self._free)]:
-            buffer = self._free.pop()
-            self._held[layer] = _Held(buffer, self._submit(layer, buffer))
+        for layer in decision.cancel:
+            if self._held[layer].read.cancel():
+                self._release(layer)
+        for layer in decision.read:
+            if layer not in self._held and self._free:
+                buffer = self._free.pop()
+                self._held[layer] = _Held(buffer, self._submit(layer, buffer))
 
     def _release(self, layer: int) -> None:
-        """Free the buffer of `layer`, unless it is being read into right now."""
-        held = self._held[layer]
-        if held.read.done() or held.read.cancel():
-            del self._held[layer]
-            self._free.append(held.buffer)
+        self._free.append(self._held.pop(layer).buffer)
 
     def _submit(self, layer: int, buffer: LayerBuffer) -> Future[dict[str, mx.array]]:
         file = self._layers[layer].file

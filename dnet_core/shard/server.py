@@ -143,6 +143,10 @@ class ShardServer:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
+        if self._loaded is not None and self._outboxes:
+            raise NotReady(
+                f"{self.name} serves '{self._loaded.order.model}' to a head: unload it there first"
+            )
         async with self._changing:
             await self._drop()
             mx.reset_peak_memory()
@@ -218,14 +222,13 @@ class ShardServer:
         """See to the files of the streamed layers, put these into `streamed`, then read the others."""
         layers = [index for window in order.windows for index in window.layers]
         sizes = {index: parameter_bytes(model.layers[index]) for index in layers}
-        places = await self._thread.call(partial(find_layers, model, checkpoint, order.streamed))
+        places = await self._thread.call(partial(find_layers, model, checkpoint, order.streamed, order.model))
         done, total = 0, sum(sizes.values())
         for index in sorted(layers, key=lambda index: index not in places):  # writing takes memory
             yield LoadReport(LoadStep.READ, done, total, "")
             layer = model.layers[index]
             if index in places:
-                make = partial(make_streamed, layer, places[index], order.model, index)
-                streamed[index] = await self._thread.call(make)
+                streamed[index] = await self._thread.call(partial(make_streamed, layer, places[index]))
             else:
                 await self._thread.call(partial(read_parameters, layer, order.model))
             done += sizes[index]

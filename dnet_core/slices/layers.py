@@ -32,6 +32,7 @@ from dnet_core.store.repack import (
     find_range,
     layer_path,
     layers_folder,
+    source_mark,
     write_layer,
 )
 
@@ -66,35 +67,48 @@ class StreamedLayer:
     slots: LayerSlots
 
 
+@dataclass(frozen=True, slots=True)
+class MissingFile:
+    """A layer file that is still to be written."""
+
+    path: Path
+    source: str
+    model: str
+
+
 def find_layers(
-    model: WindowedModel, checkpoint: Checkpoint, layers: Collection[int]
-) -> dict[int, LayerFile | Path]:
-    """Where each of `layers` can be read in one go, or the path of the file that must be written for it.
+    model: WindowedModel, checkpoint: Checkpoint, layers: Collection[int], name: str
+) -> dict[int, LayerFile | MissingFile]:
+    """Where each of `layers` can be read in one go, or the file that must be written for it.
 
     Raises LoadError when the disk has no room for these files.
     """
     if not layers:
         return {}
-    folder = layers_folder(checkpoint, PRODUCER)
+    folder, source = layers_folder(checkpoint), source_mark(checkpoint, PRODUCER)
     as_is = stored_as_is(model, checkpoint)
-    found: dict[int, LayerFile | Path] = {}
+    found: dict[int, LayerFile | MissingFile] = {}
     for layer in layers:
         path = layer_path(folder, layer)
-        found[layer] = _own_range(model, checkpoint, layer, as_is) or find_layer(path) or path
-    missing = [layer for layer, place in found.items() if isinstance(place, Path)]
+        found[layer] = (
+            _own_range(model, checkpoint, layer, as_is)
+            or find_layer(path, source)
+            or MissingFile(path, source, name)
+        )
+    missing = [layer for layer, place in found.items() if isinstance(place, MissingFile)]
     if missing:
         check_room(sum(parameter_bytes(model.layers[layer]) for layer in missing))
     return found
 
 
-def make_streamed(module: nn.Module, place: LayerFile | Path, model: str, layer: int) -> StreamedLayer:
+def make_streamed(module: nn.Module, place: LayerFile | MissingFile) -> StreamedLayer:
     """Write the layer file of `module` if there is none, and take the weights out of `module`.
 
     Raises LoadError.
     """
-    if isinstance(place, Path):
-        tensors = {name: _raw(array, model) for name, array in tree_flatten(module.parameters())}
-        place = write_layer(place, tensors, model, layer)
+    if isinstance(place, MissingFile):
+        tensors = {name: _raw(array, place.model) for name, array in tree_flatten(module.parameters())}
+        place = write_layer(place.path, tensors, place.source, place.model)
     return StreamedLayer(place, LayerSlots(module))
 
 

@@ -11,32 +11,41 @@ that is needed soonest. Everything resident is the case in which nothing is stre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with the buffers, first `drop`, then `read`.
+    """What to do with the buffers, in this order.
 
-    drop   held layers that are not needed soon; a read that cannot be stopped keeps its buffer until it ends
-    read   layers to read into free buffers, in this order; with every drop done there is room for all
+    drop    layers in memory that are not needed soon
+    cancel  reads that are not wanted, or that stand in front of one that is needed sooner; one that has begun
+            keeps its buffer until it ends
+    read    layers to read, in this order, as far as there are buffers; one of them may be just being read
     """
 
     drop: tuple[int, ...]
+    cancel: tuple[int, ...]
     read: tuple[int, ...]
 
 
-def decide(upcoming: Iterable[int], held: Collection[int], num_buffers: int) -> Decision:
-    """Keep and read the first `num_buffers` different layers of `upcoming`; drop what else is `held`.
+def decide(
+    upcoming: Iterable[int], in_memory: Collection[int], pending: Sequence[int], num_buffers: int
+) -> Decision:
+    """Keep and read the first `num_buffers` different layers of `upcoming`, in that order.
 
-    `upcoming` are streamed layers in the order of use, the running one first while it runs; `held` are those
-    that have a buffer, read or being read.
+    `upcoming` are streamed layers in the order of use, the running one first while it runs; `pending` those
+    whose reads were asked for and are not done, in the order in which they will be.
     """
     wanted = _first_different(upcoming, num_buffers)
+    missing = tuple(layer for layer in wanted if layer not in in_memory)
+    num_kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(pending, missing, strict=False)))
     return Decision(
-        drop=tuple(layer for layer in held if layer not in wanted),
-        read=tuple(layer for layer in wanted if layer not in held),
+        drop=tuple(layer for layer in in_memory if layer not in wanted),
+        cancel=tuple(pending[num_kept:]),
+        read=missing[num_kept:],
     )
 
 

@@ -31,7 +31,7 @@ from dnet_core.store.checkpoint import DTYPE_BITS, PREFIX_BYTES, header_bytes_of
 from dnet_core.types.checkpoints import Checkpoint, TensorRecord
 
 FORMAT = "dnet-layer-1"
-"""Part of every layer file: another one means that the file is written anew."""
+"""Part of every source mark: with another one, files are written anew."""
 
 ALIGNMENT_BYTES = 16384
 """Tensor data begins on a page of every machine."""
@@ -85,38 +85,48 @@ class CachedLayers:
 # ---- where they are ----
 
 
-def layers_folder(checkpoint: Checkpoint, producer: str) -> Path:
-    """Where the layers of `checkpoint` are kept, by its fingerprint, and by its files as they are now.
+def layers_folder(checkpoint: Checkpoint) -> Path:
+    """Where the layers of `checkpoint` are kept: by its fingerprint, and by where its files lie.
 
-    The fingerprint does not see the weights themselves: two finetunes of one model may share it. So the
-    files' places, sizes and times count too, and `producer`: the version of what computes the parameters.
+    The fingerprint does not see the weights themselves: two finetunes of one model may share it.
     """
-    digest = hashlib.sha256(f"{FORMAT} {producer} {checkpoint.fingerprint}".encode())
-    for name in sorted(checkpoint.file_bytes):
-        assert checkpoint.directory is not None, "only headers are here"
-        path = (checkpoint.directory / name).resolve()
+    places = "\0".join(str(path) for path in _files(checkpoint))
+    mark = hashlib.sha256(places.encode()).hexdigest()[:8]
+    return paths().cache / "layers" / f"{checkpoint.fingerprint}-{mark}"
+
+
+def source_mark(checkpoint: Checkpoint, producer: str) -> str:
+    """Changes when the files of `checkpoint` do, or `producer`: the version of what computes parameters."""
+    digest = hashlib.sha256(f"{FORMAT} {producer}".encode())
+    for path in _files(checkpoint):
         status = _status(path)
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    return paths().cache / "layers" / f"{checkpoint.fingerprint}-{digest.hexdigest()[:8]}"
+    return digest.hexdigest()[:32]
+
+
+def _files(checkpoint: Checkpoint) -> list[Path]:
+    """Where the weights really lie; in the hub's cache the model's directory has links only."""
+    assert checkpoint.directory is not None, "only headers are here"
+    return [(checkpoint.directory / name).resolve() for name in sorted(checkpoint.file_bytes)]
 
 
 def layer_path(folder: Path, layer: int) -> Path:
     return folder / f"layer-{layer:04d}.safetensors"
 
 
-def find_layer(path: Path) -> LayerFile | None:
-    """The layer file at `path`, if it is whole as far as its header and size tell."""
+def find_layer(path: Path, source: str) -> LayerFile | None:
+    """The layer file at `path`, if it was made from `source` and is whole as far as header and size tell."""
     try:
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             header = file.read(header_bytes_of(file.read(PREFIX_BYTES), size_bytes, str(path)))
         tensors = parse_header(header, path.name, size_bytes, str(path))
         metadata = json.loads(header)["__metadata__"]
-        checksum = int(metadata["crc32"])
+        checksum, made_from = int(metadata["crc32"]), metadata["source"]
     except (OSError, LoadError, KeyError, ValueError):
         return None
     start = PREFIX_BYTES + len(header)
-    if metadata["format"] != FORMAT or max((t.stop for t in tensors.values()), default=0) != size_bytes:
+    if made_from != source or max((t.stop for t in tensors.values()), default=0) != size_bytes:
         return None
     return LayerFile(path, start, size_bytes, tensors, checksum)
 
@@ -163,13 +173,13 @@ def check_room(num_bytes: int) -> None:
         )
 
 
-def write_layer(path: Path, tensors: Mapping[str, RawTensor], model: str, layer: int) -> LayerFile:
+def write_layer(path: Path, tensors: Mapping[str, RawTensor], source: str, model: str) -> LayerFile:
     """Write the layer file `path`: whole or not at all. Raises LoadError."""
     ordered = sorted(tensors.items(), key=lambda item: (-item_bytes(item[1].dtype), item[0]))
     checksum = 0
     for _, tensor in ordered:
         checksum = zlib.crc32(tensor.data, checksum)
-    header = _header(dict(ordered), {"format": FORMAT, "model": model, "layer": str(layer)}, checksum)
+    header = _header(dict(ordered), {"source": source, "model": model}, checksum)
     partial = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,8 +195,8 @@ def write_layer(path: Path, tensors: Mapping[str, RawTensor], model: str, layer:
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as error:
-        raise LoadError(f"layer {layer} cannot be written to {path}: {error.strerror or error}") from error
-    found = find_layer(path)
+        raise LoadError(f"{path} cannot be written: {error.strerror or error}") from error
+    found = find_layer(path, source)
     if found is None:
         raise LoadError(f"{path} was changed while it was written: is another program using the folder?")
     return found

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dnet_core.types.generation import SamplingParams
+from dnet_core.errors import LoadError
+from dnet_core.store.checkpoint import read_checkpoint
+from dnet_core.store.repack import layer_path, layers_folder
+from dnet_core.types.generation import SamplingParams, TokenText
 from tests.conftest import Rings
 from tests.golden.test_ring import num_layers
-from tests.ring_tools import reference_tokens, ring_plan, ring_tokens
-from tests.tiny_models import write_tiny_model
+from tests.ring_tools import reference_tokens, ring_plan, ring_tokens, until_idle
+from tests.tiny_models import write_large_random_model, write_tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -86,3 +93,77 @@ async def test_kinds_of_checkpoint(kind: str, rings: Rings, models: Path) -> Non
     await ring.load(str(model), ring_plan(model, ring.peers, [1, 3, 4, 5], 2, range(5), 1), CHUNK_TOKENS)
     answer = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=ANSWER_TOKENS))
     assert [t.token for t in answer] == expected
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def damage(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"damaged")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"), [(truncate, "cut short"), (Path.unlink, "No such file"), (damage, "checksum")]
+)
+async def test_a_file_that_fails_in_the_middle(
+    harm: Callable[[Path], None], message: str, rings: Rings, models: Path, tmp_path: Path
+) -> None:
+    """A typed error for who is reading, and everything works again when the file does."""
+    model = write_tiny_model("llama", models / "streamed-harmed", num_files=3)
+    ring = await rings(2)
+    await ring.load(str(model), ring_plan(model, ring.peers, [2, 5], 1, range(5), 1), CHUNK_TOKENS)
+    layer = layer_path(layers_folder(read_checkpoint(model)), 3)
+    copy = shutil.copy(layer, tmp_path / "copy")
+    long = SamplingParams(max_tokens=400, logit_bias=tuple((t, -1e9) for t in ring.tokenizer.eos_token_ids))
+    answer = ring.generate_from(PROMPT, long)
+    seen = 0
+    with pytest.raises(LoadError, match=message):
+        async for event in answer:
+            seen += isinstance(event, TokenText)
+            if seen == 3:
+                harm(layer)
+    with pytest.raises(LoadError, match=message):
+        await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=2))
+    assert all(status.sessions == () for status in await until_idle(ring))
+    shutil.copy(copy, layer)
+    answered = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=ANSWER_TOKENS))
+    assert [t.token for t in answered] == reference_tokens(model, PROMPT, ANSWER_TOKENS, CHUNK_TOKENS)
+    assert sum(stage.disk_wait_s for token in answered for stage in token.stages) > 0
+    assert all(stage.disk_wait_s >= 0 <= stage.compute_s for token in answered for stage in token.stages)
+
+
+async def test_several_sessions_at_once(rings: Rings, models: Path) -> None:
+    """Windows come in an order that nobody could foresee: reads ahead are wrong, answers are not."""
+    model = write_tiny_model("llama", models / "streamed-llama", overrides={"num_hidden_layers": 8})
+    ring = await rings(2)
+    await ring.load(str(model), ring_plan(model, ring.peers, [2, 4, 5, 8], 2, range(8), 2), CHUNK_TOKENS)
+    prompts = [PROMPT[start:] for start in range(4)]
+    asked = (ring_tokens(ring, prompt, SamplingParams(max_tokens=ANSWER_TOKENS)) for prompt in prompts)
+    for prompt, answer in zip(prompts, await asyncio.gather(*asked), strict=True):
+        expected = reference_tokens(model, prompt, ANSWER_TOKENS, CHUNK_TOKENS)
+        assert [t.token for t in answer] == expected
+
+
+async def test_memory_stays_within_the_resident_layers_and_the_buffers(rings: Rings, models: Path) -> None:
+    """By MLX's own count, at rest and at its peak, against the same windows with all layers in memory."""
+    layers = 8
+    model = write_large_random_model(models / "streamed-large", layers=layers, hidden=256, vocab=512)
+    layer_bytes = (model / "model.safetensors").stat().st_size // (layers + 1)
+    ring = await rings(1)
+
+    async def active_and_peak(streamed: range, num_buffers: int) -> tuple[int, int]:
+        plan = ring_plan(model, ring.peers, [layers], 1, streamed, num_buffers)
+        await ring.load(str(model), plan, CHUNK_TOKENS)
+        await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))
+        (status,) = await until_idle(ring)
+        return status.active_bytes, status.peak_bytes
+
+    active, peak = await active_and_peak(range(0), 0)
+    for streamed, num_buffers in ((range(8), 1), (range(8), 3), (range(1, 8), 2)):
+        saved = (len(streamed) - num_buffers) * layer_bytes
+        streamed_active, streamed_peak = await active_and_peak(streamed, num_buffers)
+        assert streamed_active <= active - 0.98 * saved
+        assert streamed_peak <= peak - 0.98 * saved
