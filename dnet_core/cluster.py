@@ -34,6 +34,8 @@ from dnet_core.types.profiles import DeviceProfile, LinkProfile, ProfileRequest
 
 log = logging.getLogger(__name__)
 
+RETURN_PROBE_S = 2.0
+
 SETTLE_S = 3.0
 """How long the first plan waits for shards that were named or announce themselves."""
 
@@ -46,6 +48,7 @@ class Cluster:
         self._tasks = tasks
         self._emit = emit
         self._peers: dict[str, Peer] = {}
+        self._discovered: dict[str, Peer] = {}
         self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
         self._started = asyncio.Event()
         self._settled = asyncio.Event()
@@ -206,8 +209,25 @@ class Cluster:
             for address in hop_addresses(source, target, self.peers)
         ]
 
-    def leave(self, name: str, reason: str) -> None:
-        """Forget a peer that does not answer any more."""
+    def lose(self, name: str, reason: str) -> None:
+        """Leave out a peer whose ring stream broke, until it answers again."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.source is not PeerSource.LOCAL:  # of a local one its process tells
+            self._leave(name, reason)
+            self._tasks.start(self._wait_for_return(peer))
+
+    async def _wait_for_return(self, peer: Peer) -> None:
+        """Take `peer` back when it answers, or leave it to discovery to find it again."""
+        while self._discovered.get(peer.name) == peer and peer.name not in self._peers:
+            await asyncio.sleep(RETURN_PROBE_S)
+            try:
+                await self._describe(peer.target)
+            except DnetError:
+                continue
+            if self._discovered.get(peer.name) == peer:
+                self._join(peer)
+
+    def _leave(self, name: str, reason: str) -> None:
         if self._peers.pop(name, None) is not None:
             self._links = {pair: links for pair, links in self._links.items() if name not in pair}
             self._emit(PeerLeft(name, reason))
@@ -239,7 +259,7 @@ class Cluster:
 
     async def _watch_local(self, shard: LocalShard) -> None:
         code = await shard.exited()
-        self.leave(shard.peer.name, f"its process ended with exit code {code}")
+        self._leave(shard.peer.name, f"its process ended with exit code {code}")
 
     async def _look_around(self) -> None:
         member = Membership(self._options.name, __version__)
@@ -249,9 +269,19 @@ class Cluster:
             async for change in discovery.watch():
                 match change:
                     case PeerSeen(peer):
-                        self._join(peer)
+                        self._discovered[peer.name] = peer
+                        self._join(self._apart(peer))
                     case PeerVanished(name, reason):
-                        self.leave(name, reason)
+                        peer = self._discovered.pop(name)
+                        self._leave(self._apart(peer).name, reason)
+
+    def _apart(self, peer: Peer) -> Peer:
+        """A discovered shard that is called like one of our own is shown under another name."""
+        own = self._peers.get(peer.name)
+        if own is None or own.source is not PeerSource.LOCAL:
+            return peer
+        reason = "is called like a shard of this head: start it with another --name"
+        return replace(peer, name=f"{peer.name} (other)", cannot_join=reason)
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_S)

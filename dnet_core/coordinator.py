@@ -317,7 +317,7 @@ class Coordinator:
         """A shard of the loaded ring is gone: what is loaded on the others is of no use any more."""
         log.error("%s", error)
         if isinstance(error, PeerLost):
-            self._cluster.leave(error.peer, str(error))
+            self._cluster.lose(error.peer, str(error))
         if self._ring is not None:
             self._emit(LoadFailed(self._ring.loaded.model, str(error)))
             self._tasks.start(self.unload())

@@ -53,7 +53,11 @@ async def local_shard(name: str, options: LocalOptions) -> AsyncIterator[LocalSh
     does not start.
     """
     log = paths().logs / f"shard-{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        raise StartError(f"the log {log} of a local shard cannot be written: {error.strerror}") from error
     with TemporaryDirectory(prefix="dnet-") as folder:  # made for this user alone (mode 0700)
         socket = Path(folder) / "shard"
         process = await _start(name, options, socket, log)

@@ -45,7 +45,8 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> DnetError:
     """What a failed call to `peer` means."""
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_KEY:
-            return rebuild(str(value), error.details() or "", peer)
+            text = error.details() or ""
+            return rebuild(str(value), text if peer in text else f"{peer}: {text}", peer)
     details = error.details() or error.code().name.lower()
     distrust = tls.refusal(peer, details)
     if distrust is not None:
