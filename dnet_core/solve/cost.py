@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dnet_core.solve.problem import Bools, Floats, Ints, Problem
+from dnet_core.solve.steady import steady_tpot_s
 from dnet_core.types.plan import DevicePrediction, Prediction
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
 
@@ -81,6 +82,15 @@ def spread(window: LayerWindow, count: int) -> tuple[int, ...]:
     return tuple(window.start + round(i * (len(window) - 1) / (count - 1)) for i in range(count))
 
 
+def is_regular(assignment: Assignment, rounds: int) -> bool:
+    """Whether every round streams the same number of layers, evenly spread: then the formulas are exact."""
+    late = set(assignment.streamed)
+    inside = [tuple(layer for layer in window.layers if layer in late) for window in assignment.windows]
+    same = len(inside) == rounds and len({len(chosen) for chosen in inside}) == 1
+    spreads = [spread(w, len(chosen)) for w, chosen in zip(assignment.windows, inside, strict=True)]
+    return not late or (same and inside == spreads)
+
+
 def even(total: int, rounds: int) -> tuple[int, ...]:
     """Split `total` over `rounds` as equally as can be; earlier rounds get the remainder."""
     size, extra = divmod(total, rounds)
@@ -136,7 +146,8 @@ def combine(
 def predict(plan: RingPlan, problem: Problem) -> Prediction:
     """Say what `plan` does, whether or not it fits (see `check`); it may be edited by hand.
 
-    A ring over a pair without a link costs infinite time.
+    The token time of a plan outside the solver's family comes from the ring's own recurrence (`steady`). A
+    ring over a pair without a link costs infinite time.
     """
     costs = [device_cost(problem, a, a.peer == plan.tail) for a in plan.assignments]
     network = dict.fromkeys(problem.peers, 0.0)
@@ -148,6 +159,8 @@ def predict(plan: RingPlan, problem: Problem) -> Prediction:
     back = float(problem.token_hop_s[path[-1], path[0]])
     network[problem.peers[path[-1]]] += back
     tpot, ttft, slowest = combine(problem, costs, sum(network.values()), prompt_hop + back)
+    if not all(is_regular(a, plan.rounds) for a in plan.assignments):
+        tpot = steady_tpot_s(plan, problem)
     return Prediction(
         prompt_tokens=problem.prompt_tokens,
         answer_tokens=problem.answer_tokens,
