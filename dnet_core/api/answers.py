@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from dnet_core.api.errors import SERVER, ApiError
 from dnet_core.api.formats import AnswerFormat
 from dnet_core.api.harmony import HarmonyParser
-from dnet_core.api.logprobs import HeldLogprobs, TokenEntry
+from dnet_core.api.logprobs import HeldLogprobs
 from dnet_core.api.openai import Sampled
-from dnet_core.api.output import CallWriter, Content, OutputParser, Part
+from dnet_core.api.output import CallWriter, Content, OutputParser
 from dnet_core.api.prompts import Prompt
 from dnet_core.api.service import Service
+from dnet_core.api.steps import Step, Usage
 from dnet_core.errors import DnetError
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.tasks import TaskScope
@@ -42,26 +43,6 @@ class Question:
     tools: tuple[dict[str, object], ...] = ()
     in_reasoning: bool = False
     one_call_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one token adds to answer number `index`; `finish` comes once, with its last step."""
-
-    index: int
-    parts: tuple[Part, ...]
-    logprobs: tuple[TokenEntry, ...]
-    finish: str | None
-
-
-@dataclass(slots=True)
-class Usage:
-    """What a request has used so far: prompts are known before, the rest is counted by `answers`."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
 
 
 def questions(

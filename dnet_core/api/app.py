@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dnet_core import http_server
-from dnet_core.api import chat, cluster, completions, metrics, models, text
+from dnet_core.api import chat, cluster, completions, metrics, models, responses, text
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
 from dnet_core.api.errors import ApiError, bug, from_dnet
 from dnet_core.api.ring_metrics import RingMetrics
@@ -26,7 +26,7 @@ from dnet_core.api.sse import ClientGone
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
-from dnet_core.tasks import beside
+from dnet_core.tasks import TaskScope
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/load_model", cluster.load_model),
     ("POST", "/v1/unload_model", cluster.unload_model),
     ("POST", "/v1/completions", completions.create),
+    ("POST", "/v1/responses", responses.create),
+    ("GET", "/v1/responses/{response}", responses.retrieve),
+    ("DELETE", "/v1/responses/{response}", responses.delete),
+    ("POST", "/v1/responses/{response}/cancel", responses.cancel),
     ("POST", "/tokenize", text.tokenize),
     ("POST", "/detokenize", text.detokenize),
     ("POST", "/apply-template", text.apply_template),
@@ -112,15 +116,15 @@ async def endpoint(
     Raises StartError when the address cannot be had, or can be reached from other machines without a key.
     """
     require_key_beyond_loopback(host, api_keys)
-    service = Service(coordinator, Turns(options.sessions, options.waiting, options.policy), RingMetrics())
+    turns = Turns(options.sessions, options.waiting, options.policy)
+    tasks = TaskScope()
+    service = Service(coordinator, turns, RingMetrics(), tasks)
     app: ASGIApp = _Border(service, host, tuple(api_keys), options.origins)
     if options.origins:
         allowed = list(options.origins)
         app = CORSMiddleware(app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
-    async with (
-        http_server.serve(app, http_server.bind(host, port)) as bound,
-        beside(service.ring_metrics.listen(coordinator)),
-    ):
+    async with tasks, http_server.serve(app, http_server.bind(host, port)) as bound:
+        tasks.start(service.ring_metrics.listen(coordinator))
         yield Endpoint(service, host, bound)
 
 

@@ -12,12 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dnet_core.api import sse
-from dnet_core.api.answers import Question, Step, Usage, answers, questions
+from dnet_core.api.answers import Question, answers, questions
 from dnet_core.api.logprobs import TokenEntry
-from dnet_core.api.openai import ChatRequest, read
+from dnet_core.api.openai import ChatRequest
 from dnet_core.api.output import CallArguments, CallBegun, Content, Part, Reasoning
 from dnet_core.api.prompts import chat_prompt
+from dnet_core.api.reading import read
 from dnet_core.api.service import Service
+from dnet_core.api.steps import Step, Usage
 from dnet_core.api.stream import EventStream
 
 JsonDict = dict[str, object]

@@ -19,17 +19,9 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from starlette.requests import ClientDisconnect, Request
-
-from dnet_core.api.errors import ApiError, from_validation
-from dnet_core.api.sse import ClientGone
-
-MAX_BODY_BYTES = 32 * 2**20
-"""Far more than the longest context needs; a bound so that nobody fills the head's memory."""
 
 
 def _refuse(value: object) -> object:
@@ -183,13 +175,18 @@ class ToolChoice:
     names: frozenset[str] | None = None
 
 
-def _tool_choice(value: object) -> object:
+def parse_tool_choice(value: object) -> object:
+    """Read the `tool_choice` of chat or of responses."""
     match value:
         case "auto":
             return ToolChoice()
         case "none":
             return ToolChoice(may_call=False)
-        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [*tools]}}:
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [*tools]}} | {
+            "type": "allowed_tools",
+            "mode": "auto",
+            "tools": [*tools],
+        }:
             return ToolChoice(names=frozenset(_chosen_name(tool) for tool in tools))
         case "required" | {"type": "function" | "custom" | "allowed_tools"}:
             raise PydanticCustomError(
@@ -283,7 +280,7 @@ class ChatRequest(Sampled):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
     tools: Annotated[Many[Tool], Field(max_length=128)] = ()
-    tool_choice: Annotated[InstanceOf[ToolChoice], BeforeValidator(_tool_choice)] = ToolChoice()
+    tool_choice: Annotated[InstanceOf[ToolChoice], BeforeValidator(parse_tool_choice)] = ToolChoice()
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
@@ -403,45 +400,3 @@ class TemplateRequest(Body):
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
         default_factory=dict
     )
-
-
-# ---- reading ----
-
-Request_ = TypeVar("Request_", bound=Body)
-
-
-async def read(request: Request, model: type[Request_]) -> Request_:
-    """Read and check the body. Raises ApiError (400, 413) and ClientGone."""
-    try:
-        value = _parse(await _read_bytes(request))
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise from_validation(error) from None
-    except ClientDisconnect:
-        raise ClientGone from None
-
-
-async def _read_bytes(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            message = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
-            raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
-    return bytes(body)
-
-
-def _parse(body: bytes) -> object:
-    try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deeply", code="invalid_json") from None
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
-    return value
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")

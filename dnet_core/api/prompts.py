@@ -42,8 +42,12 @@ def chat_prompt(
     tools: Sequence[JsonDict],
     variables: Mapping[str, object],
     reasoning_effort: str | None,
+    param: str = "messages",
 ) -> Prompt:
-    """Render and encode a chat. Raises ApiError 400 when the template refuses it or it is too long."""
+    """Render and encode a chat. Raises ApiError 400 when the template refuses it or it is too long.
+
+    `param` is the field that the messages come from.
+    """
     tokenizer = model.tokenizer
     try:
         template = tokenizer.chat_template(with_tools=bool(tools))
@@ -52,7 +56,7 @@ def chat_prompt(
         tokens = tokenizer.encode(text, add_special_tokens=not template)
         model.check_fits(len(tokens))
     except RequestError as error:
-        raise at_field(error, "messages") from None
+        raise at_field(error, param) from None
     opened = form.reasoning is not None and text.rstrip().endswith(form.reasoning.start)
     return Prompt(tokens, form, tuple(tools), opened)
 

@@ -12,10 +12,12 @@ from starlette.requests import Request
 
 from dnet_core.api.errors import SERVER, ApiError
 from dnet_core.api.ring_metrics import Labels, RingMetrics
+from dnet_core.api.runs import Runs
 from dnet_core.api.turns import Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import ContextTooLong
 from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.tasks import TaskScope
 
 LAST_ERRORS = 20
 
@@ -60,6 +62,8 @@ class Service:
     coordinator: Coordinator
     turns: Turns
     ring_metrics: RingMetrics
+    tasks: TaskScope
+    runs: Runs = field(default_factory=Runs)
     requests_in_flight: int = 0
     requests_total: int = 0
     requests_by_result: Counter[Labels] = field(default_factory=Counter)

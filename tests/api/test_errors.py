@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from dnet_core.api.app import Endpoint, endpoint
-from dnet_core.api.openai import MAX_BODY_BYTES
+from dnet_core.api.reading import MAX_BODY_BYTES
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import StartError
 from tests.api.conftest import CONTEXT_TOKENS, MODEL
