@@ -13,6 +13,7 @@ from dnet_core import __version__, plan_commands
 from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import add_cluster_options, read_cluster_options
 from dnet_core.coordinator import Coordinator, LoadedModel
+from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError, StartError
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
@@ -30,7 +31,8 @@ examples:
   dnet-api --model Qwen/Qwen3-0.6B             a Hugging Face id: fetched once, then kept
   dnet-api --host 0.0.0.0 --api-key-file keys  for other machines too; one key per line
 
-profiles and plans, without serving (each has --help):
+without serving (each has --help):
+  dnet-api doctor                              what is wrong here, and what to do
   dnet-api profile device | links | model ID   what this device, the links, a model are like
   dnet-api solve --devices F... --model F|ID   where the layers would go, from saved profiles
 
@@ -164,6 +166,8 @@ def _run_plan_command(words: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `dnet-api`; exits 0 after a signal, 1 when something keeps it from serving, 2 for wrong options."""
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == [doctor.WORD]:
+        doctor.main("dnet-api", words[1:])
     if words[:1] and words[0] in plan_commands.COMMANDS:
         _run_plan_command(words)
         return

@@ -30,6 +30,7 @@ examples:
   dnet-tui --peer 192.168.1.20:58081         add the shard of another Mac
                                              (there: dnet-shard --join KEY; KEY: dnet-shard --show-key)
   dnet-tui --temperature 0 --seed 7          the same answer every time
+  dnet-tui doctor                            what is wrong here, and what to do
 """
 
 
@@ -106,6 +107,10 @@ def log_instead_of_screen(log: Path) -> Iterator[None]:
 
 def main() -> NoReturn:
     """Run `dnet-tui`; exits 0 after a normal end, 1 when something ended it, 2 for options it cannot use."""
+    if sys.argv[1:2] == ["doctor"]:
+        from dnet_core.doctor.main import main as examine  # noqa: PLC0415  it is slow to import
+
+        examine("dnet-tui", sys.argv[2:])
     parser = options_parser()
     options = parser.parse_args()
     try:

@@ -48,6 +48,7 @@ examples:
                                     a second one on the same machine
   dnet-shard cache list             what streamed layers take on this disk, by model
   dnet-tui --peer 10.0.0.7:58081    on the head, where multicast is blocked
+  dnet-shard doctor                 what is wrong here, and what to do
 """
 
 
@@ -193,6 +194,11 @@ def _clear_cache() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `dnet-shard`. Exits with 1 and one line when it cannot start as asked."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["doctor"]:
+        from dnet_core.doctor.main import main as examine  # noqa: PLC0415 - rarely wanted
+
+        examine("dnet-shard", words[1:])
     options = parse(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
