@@ -15,6 +15,7 @@ import pytest
 from dnet_core.api.app import Endpoint, endpoint
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+from dnet_core.tasks import TaskScope
 from tests.api.conftest import CONTEXT_TOKENS, MODEL
 from tests.tiny_models import write_tiny_model
 
@@ -51,6 +52,25 @@ async def test_without_a_model() -> None:
         assert (caught.value.status_code, caught.value.code) == (503, "model_not_loaded")
 
 
+async def test_while_a_model_loads(tmp_path: Path) -> None:
+    model = write_tiny_model("llama", tmp_path / MODEL)
+    async with (
+        Coordinator(ClusterOptions()) as coordinator,
+        endpoint(coordinator, "127.0.0.1", 0) as served,
+        httpx2.AsyncClient(base_url=served.url) as raw,
+        TaskScope() as tasks,
+    ):
+        loading = tasks.start(coordinator.load(str(model)))
+        await asyncio.sleep(0)  # let it begin
+        assert coordinator.is_changing
+        response = await raw.post("/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "model_loading")
+        assert int(response.headers["retry-after"]) > 0
+        assert response.headers["x-should-retry"] == "true"
+        await loading
+        assert (await raw.get(served.url.removesuffix("/v1") + "/health")).status_code == 200
+
+
 async def start(*arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dnet_core.main", *arguments),
@@ -64,10 +84,9 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
     return (await process.stdout.readline()).decode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_process_serves_and_ends_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+async def test_the_process_serves_and_ends_cleanly(tmp_path: Path) -> None:
     model = write_tiny_model("llama", tmp_path / MODEL)
-    process = await start("--shards", "2", "--http-port", "0", "--model", str(model))
+    process = await start("--shards", "2", "--http-port", "0", "--no-mdns", "--model", str(model))
     listens = await line_of(process)
     url = listens.split(" listens on ")[1].split(";")[0]
     assert "ready" in await line_of(process)
@@ -79,37 +98,17 @@ async def test_the_process_serves_and_ends_cleanly(number: signal.Signals, tmp_p
     assert answer.usage.completion_tokens <= 3
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 2
-    process.send_signal(number)
-    _, stderr = await asyncio.wait_for(process.communicate(), 10)
-    assert (process.returncode, stderr) == (0, b"")
+    await ends_cleanly(process, signal.SIGTERM)
     assert psutil.wait_procs(children, timeout=0)[1] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("--model", "no-such-model"), 1, "no-such-model"),
-        (("--host", "0.0.0.0"), 1, "API key"),
-        (("--api-key-file", "no-such-file"), 1, "no-such-file"),
-        (("--shards", "0"), 2, "at least 1"),
-    ],
-)
-async def test_what_keeps_the_process_from_serving_is_told_in_one_line(
-    arguments: tuple[str, ...], code: int, said: str
-) -> None:
-    process = await start("--http-port", "0", *arguments)
-    _, stderr = await process.communicate()
-    *usage, last = stderr.decode().splitlines()
-    assert process.returncode == code
-    assert last.startswith("dnet-api: ")
-    assert said in last
-    assert "Traceback" not in stderr.decode()
-    assert code == 2 or not usage
+async def test_the_process_ends_at_ctrl_c() -> None:
+    process = await start("--no-load", "--http-port", "0", "--no-mdns")
+    assert "nothing is loaded" in await line_of(process)
+    await ends_cleanly(process, signal.SIGINT)
 
 
-async def test_the_process_names_a_port_in_use(served: Endpoint) -> None:
-    process = await start("--http-port", str(served.port))
-    _, stderr = await process.communicate()
-    assert process.returncode == 1
-    assert stderr.decode().startswith(f"dnet-api: cannot listen on 127.0.0.1 port {served.port}")
-    assert len(stderr.splitlines()) == 1
+async def ends_cleanly(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    process.send_signal(number)
+    _, stderr = await asyncio.wait_for(process.communicate(), 10)
+    assert (process.returncode, stderr) == (0, b"")
