@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 from dnet_core import __version__, plan_commands
-from dnet_core.api.app import endpoint
+from dnet_core.api.app import EndpointOptions, endpoint
+from dnet_core.api.turns import QueuePolicy
 from dnet_core.cluster_options import add_cluster_options, read_cluster_options
 from dnet_core.coordinator import Coordinator, LoadedModel
 from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError, StartError
+from dnet_core.settings import inherited_api_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
 
@@ -86,9 +88,44 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help="API keys, one per line; requests need one of them",
+        help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
+    )
+    http.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages of this origin may use it, like https://chat.example ('*': all; default: none)",
+    )
+    http.add_argument(
+        "--sessions",
+        type=_at_least_one,
+        default=4,
+        metavar="N",
+        help="answers that are generated at once (default: %(default)s)",
+    )
+    http.add_argument(
+        "--waiting",
+        type=_at_least_one,
+        default=64,
+        metavar="N",
+        help="requests that may wait for their turn; more are told to come back (default: %(default)s)",
+    )
+    http.add_argument(
+        "--queue",
+        type=QueuePolicy,
+        choices=list(QueuePolicy),
+        default=QueuePolicy.FAIR,
+        help="who is next: clients in turn, or requests as they came (default: %(default)s)",
     )
     return parser.parse_args(arguments)
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def _port(text: str) -> int:
@@ -99,9 +136,12 @@ def _port(text: str) -> int:
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:
-    """The keys in `file`, one per line. Raises StartError when it cannot be read or holds none."""
+    """The keys in `file`, one per line, or else those of the environment.
+
+    Raises StartError when the file cannot be read or holds none.
+    """
     if file is None:
-        return ()
+        return inherited_api_keys()
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -119,9 +159,10 @@ async def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     keys = read_keys(options.api_key_file)
+    wishes = EndpointOptions(options.sessions, options.waiting, options.queue, tuple(options.allow_origin))
     async with (
         Coordinator(read_cluster_options(options)) as coordinator,
-        endpoint(coordinator, options.host, options.http_port, keys) as served,
+        endpoint(coordinator, options.host, options.http_port, keys, wishes) as served,
         TaskScope() as tasks,
     ):
         listens = f"dnet-api {__version__} listens on {served.url}"

@@ -44,6 +44,14 @@ def inherited_cluster_key() -> str | None:
     return os.environ.get(CLUSTER_KEY) or None
 
 
+API_KEYS = "DNET_API_KEYS"
+
+
+def inherited_api_keys() -> tuple[str, ...]:
+    """API keys of the HTTP endpoint from the environment, where they stand between commas."""
+    return tuple(key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip())
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a child process: this one's with `changes`."""
     return {**os.environ, **changes}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from dnet_core.main import main
+from dnet_core.errors import StartError
+from dnet_core.main import main, read_keys
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,7 @@ from dnet_core.main import main
         (("--api-key-file", "no-such-file"), 1, "no-such-file"),
         (("--shards", "0"), 2, "at least 1"),
         (("--http-port", "65536"), 2, "between 0 and 65535"),
+        (("--queue", "random"), 2, "queue"),
     ],
 )
 def test_a_wrong_option(
@@ -48,3 +51,13 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "examples:" in told
     assert "curl http://127.0.0.1:8080/v1/chat/completions" in told
+
+
+def test_keys_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text("one\n\n two \n")
+    monkeypatch.setenv("DNET_API_KEYS", "three, four,")
+    assert read_keys(tmp_path / "keys") == ("one", "two")
+    assert read_keys(None) == ("three", "four")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(StartError, match="no API key"):
+        read_keys(tmp_path / "empty")
