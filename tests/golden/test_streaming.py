@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from dnet_core.errors import LoadError
 from dnet_core.store.checkpoint import read_checkpoint
@@ -167,3 +168,36 @@ async def test_memory_stays_within_the_resident_layers_and_the_buffers(rings: Ri
         streamed_active, streamed_peak = await active_and_peak(streamed, num_buffers)
         assert streamed_active <= active - 0.98 * saved
         assert streamed_peak <= peak - 0.98 * saved
+
+
+async def test_a_layer_that_lies_in_one_piece_is_read_where_it_is(rings: Rings, models: Path) -> None:
+    model = write_tiny_model("llama", models / "streamed-in-order")
+    weights = model / "model.safetensors"
+    save_file(load_file(weights), weights)  # by dtype, then by name: layer by layer
+    ring = await rings(1)
+    await ring.load(str(model), ring_plan(model, ring.peers, [5], 1, range(5), 2), CHUNK_TOKENS)
+    answer = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=ANSWER_TOKENS))
+    assert [t.token for t in answer] == reference_tokens(model, PROMPT, ANSWER_TOKENS, CHUNK_TOKENS)
+    assert not layers_folder(read_checkpoint(model)).exists(), "nothing was written"
+
+
+async def test_layer_files_are_written_once_and_a_failure_to_write_is_a_typed_error(
+    rings: Rings, models: Path
+) -> None:
+    model = write_tiny_model("mixtral", models / "streamed-once")
+    layers = num_layers(model)
+    folder = layers_folder(read_checkpoint(model))
+    ring = await rings(1)
+    plan = ring_plan(model, ring.peers, [layers], 1, range(layers), 1)
+    folder.write_text("in the way")
+    with pytest.raises(LoadError, match="cannot be written"):
+        await ring.load(str(model), plan, CHUNK_TOKENS)
+    assert all(status.model is None for status in await ring.statuses())
+    folder.unlink()
+    await ring.load(str(model), plan, CHUNK_TOKENS)
+    files = {path.name: path.stat().st_ino for path in folder.glob("layer-*")}
+    assert sorted(files) == [layer_path(folder, layer).name for layer in range(layers)]
+    await ring.load(str(model), plan, CHUNK_TOKENS)
+    assert files == {path.name: path.stat().st_ino for path in folder.glob("layer-*")}
+    answer = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=ANSWER_TOKENS))
+    assert [t.token for t in answer] == reference_tokens(model, PROMPT, ANSWER_TOKENS, CHUNK_TOKENS)

@@ -1,0 +1,306 @@
+"""A model that is larger than memory: what streaming from disk costs, against the disk and against mlx-lm.
+
+    uv run python -m benchmarks.streaming [--layers L] [--hidden H] [--budget-mb B] [--tokens N] [--soak N]
+
+A llama of random weights, four times as large as the budget of a shard, runs on rings of one and two local
+shards, with one round and more, with one buffer (nothing is read ahead) and more. Reads are cold: the shard
+drops the pages of what it has read (posix_fadvise DONTNEED), and the bytes that its process took from the
+device are printed to show it. As root with cgroup v1 every shard runs under a cap of budget + 10 %, and so
+does plain mlx-lm with the same model. `bound` is the larger of streamed bytes / disk speed and of compute +
+hops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from benchmarks.ring import PROMPT_TEXT
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.coordinator import Coordinator
+from dnet_core.slices.layers import PRODUCER
+from dnet_core.store.checkpoint import read_checkpoint
+from dnet_core.store.repack import (
+    LayerFile,
+    LayerReader,
+    find_layer,
+    layer_path,
+    layers_folder,
+    source_mark,
+)
+from dnet_core.types.generation import SamplingParams, TokenText
+from tests.ring_tools import ring_plan
+from tests.tiny_models import write_large_random_model
+
+CGROUPS = Path("/sys/fs/cgroup/memory")
+CHUNK_TOKENS = 64
+
+PROCESS_BYTES = 200_000_000
+"""What a shard takes before it holds a weight: Python, MLX, gRPC; and the activations of a chunk."""
+
+NAIVE = """
+import os, sys, time
+from pathlib import Path
+if sys.argv[3]:
+    Path(sys.argv[3]).write_text(str(os.getpid()))
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import load_model
+
+model, _ = load_model(Path(sys.argv[1]), lazy=True)
+times = []
+for _ in generate_step(mx.array([1, 2, 3]), model, max_tokens=int(sys.argv[2])):
+    times.append(time.perf_counter())
+print((times[-1] - times[0]) / (len(times) - 1))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    shards: int
+    rounds: int
+    num_buffers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    seconds_per_token: float
+    streamed_bytes: int  # per token, by the plan
+    device_bytes: float  # per token, by the processes' own count
+    compute_s: float  # per token, with hops
+    wait_s: float
+    peak_bytes: int  # of the largest shard: resident set, high-water mark
+
+
+@contextmanager
+def cap(name: str, num_bytes: int) -> Iterator[Path | None]:
+    """A memory cgroup of `num_bytes`; None where there are none for us."""
+    folder = CGROUPS / f"dnet-benchmark-{os.getpid()}-{name}"
+    try:
+        folder.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        (folder / "memory.limit_in_bytes").write_text(str(num_bytes))
+        yield folder / "cgroup.procs"
+    finally:
+        while (folder / "cgroup.procs").read_text():
+            time.sleep(0.05)
+        folder.rmdir()
+
+
+def shard_processes() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "dnet_core.shard.main" in p.cmdline()]
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """The most that was ever in memory of `process`: weights, Python, libraries."""
+    if not sys.platform.startswith("linux"):
+        return int(process.memory_info().rss)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+def disk_bytes_per_s(files: Sequence[LayerFile]) -> float:
+    """The median speed of cold reads, as the loader does them."""
+    memory = memoryview(bytearray(max(file.num_bytes for file in files)))
+    reader = LayerReader()
+    speeds = []
+    for turn in range(2):  # the first checks the sums
+        for file in files:
+            begun = time.perf_counter()
+            reader.read(file, memory)
+            if turn:
+                speeds.append(file.num_bytes / (time.perf_counter() - begun))
+    return statistics.median(speeds)
+
+
+def boundaries(layers: int, windows: int) -> list[int]:
+    return [round(layers * (i + 1) / windows) for i in range(windows)]
+
+
+def layer_files(model: Path, layers: int) -> list[LayerFile]:
+    """The files that loading has written."""
+    checkpoint = read_checkpoint(model)
+    folder, source = layers_folder(checkpoint), source_mark(checkpoint, PRODUCER)
+    found = (find_layer(layer_path(folder, layer), source) for layer in range(layers))
+    return [file for file in found if file is not None]
+
+
+async def answer(ring: Coordinator, tokens: int) -> list[tuple[float, TokenText]]:
+    """Greedy tokens with the times at which they came; it never stops early."""
+    prompt = ring.tokenizer.encode(PROMPT_TEXT, add_special_tokens=True)[:CHUNK_TOKENS]
+    eos = tuple((token, -1e9) for token in ring.tokenizer.eos_token_ids)
+    sampling = SamplingParams(max_tokens=tokens, logit_bias=eos)
+    return [
+        (time.perf_counter(), event)
+        async for event in ring.generate_from(prompt, sampling)
+        if isinstance(event, TokenText)
+    ]
+
+
+async def measure(
+    case: Case, model: Path, layers: int, layer_bytes: int, budget_bytes: int, tokens: int
+) -> Result:
+    """Fill each shard's budget with resident layers, stream the rest, and time a few tokens."""
+    per_shard = layers // case.shards
+    fitting = (budget_bytes - PROCESS_BYTES) // layer_bytes
+    assert fitting >= case.num_buffers, f"the budget has room for {fitting} layers"
+    resident = fitting - case.num_buffers
+    ends = boundaries(layers, case.shards * case.rounds)
+    async with Coordinator(ClusterOptions(local_shards=case.shards)) as ring:
+        await ring.wait_for_local_shards()
+        with ExitStack() as caps:
+            shards = shard_processes()
+            for shard in shards:
+                procs = caps.enter_context(cap(str(shard.pid), int(budget_bytes * 1.1)))
+                if procs is not None:
+                    procs.write_text(str(shard.pid))
+            streamed = spread(ends, case.shards, resident)
+            plan = ring_plan(model, ring.peers, ends, case.rounds, streamed, case.num_buffers)
+            await ring.load(str(model), plan, CHUNK_TOKENS)
+            await answer(ring, 2)
+            before = [shard.io_counters().read_bytes for shard in shards]
+            timed = await answer(ring, tokens + 1)
+            read = sum(s.io_counters().read_bytes - b for s, b in zip(shards, before, strict=True))
+            stages = [stage for _, token in timed[1:] for stage in token.stages]
+            result = Result(
+                (timed[-1][0] - timed[0][0]) / tokens,
+                len(streamed) * layer_bytes,
+                read / (tokens + 1),  # the prompt is one chunk: it reads as much as a token
+                sum(s.compute_s + s.queue_s + s.wire_s for s in stages) / tokens,
+                sum(s.disk_wait_s for s in stages) / tokens,
+                max(peak_bytes(shard) for shard in shards),
+            )
+            assert per_shard > resident, "nothing would be streamed"
+            await ring.unload()
+            for shard in shards:
+                shard.terminate()
+            for shard in shards:
+                shard.wait()
+    return result
+
+
+def spread(ends: list[int], shards: int, resident: int) -> list[int]:
+    """The layers to stream: of each shard all but `resident`, which lie evenly over its windows."""
+    windows = list(zip([0, *ends], ends, strict=False))
+    streamed = []
+    for shard in range(shards):
+        own = [layer for start, stop in windows[shard::shards] for layer in range(start, stop)]
+        kept = {own[len(own) * i // resident] for i in range(resident)}
+        streamed += [layer for layer in own if layer not in kept]
+    return sorted(streamed)
+
+
+def naive(model: Path, budget_bytes: int, tokens: int) -> str:
+    """Plain mlx-lm, lazily, under the same cap (the budget of one shard)."""
+    with cap("mlx-lm", int(budget_bytes * 1.1)) as procs:
+        command = [sys.executable, "-c", NAIVE, str(model), str(tokens), str(procs or "")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode}: it does not fit the cap"
+    if done.returncode:
+        return f"failed: {done.stderr.strip().splitlines()[-1]}"
+    note = "" if procs else " (no cap here: all of it is in memory)"
+    return f"{1000 * float(done.stdout):.0f} ms per token{note}"
+
+
+async def compare(layers: int, hidden: int, budget_bytes: int, tokens: int, scratch: Path) -> None:
+    model = write_large_random_model(scratch / "model", layers=layers, hidden=hidden, vocab=512)
+    total_bytes = (model / "model.safetensors").stat().st_size
+    layer_bytes = total_bytes // layers
+    print(f"model {total_bytes / 1e9:.2f} GB, {layers} layers of {layer_bytes / 1e6:.0f} MB;", end=" ")
+    print(f"budget of a shard {budget_bytes / 1e9:.2f} GB, the process itself included")
+    print(f"  plain mlx-lm, same model, same cap: {naive(model, budget_bytes, 4)}")
+    print(
+        f"  {'':>28}  {'ms/token':>8}  {'bound':>6}  {'ratio':>5}  {'streamed':>8}  {'from device':>11}"
+        f"  {'compute+hops':>12}  {'waiting':>7}  {'peak/budget':>11}"
+    )
+    for case in CASES:
+        result = await measure(case, model, layers, layer_bytes, budget_bytes, tokens)
+        speed = disk_bytes_per_s(layer_files(model, layers))
+        bound_s = max(result.streamed_bytes / speed, result.compute_s)
+        print(
+            f"  {case.name:>28}  {1000 * result.seconds_per_token:8.0f}  {1000 * bound_s:6.0f}"
+            f"  {result.seconds_per_token / bound_s:5.2f}  {result.streamed_bytes / 1e6:5.0f} MB"
+            f"  {result.device_bytes / 1e6:8.0f} MB  {1000 * result.compute_s:9.0f} ms"
+            f"  {1000 * result.wait_s:4.0f} ms  {result.peak_bytes / budget_bytes:11.2f}"
+            f"   (disk {speed / 1e6:.0f} MB/s)",
+            flush=True,
+        )
+
+
+CASES = (
+    Case("1 shard, nothing read ahead", 1, 1, 1),
+    Case("1 shard", 1, 1, 3),
+    Case("2 shards, 1 round", 2, 1, 3),
+    Case("2 shards, 2 rounds", 2, 2, 3),
+    Case("2 shards, 4 rounds", 2, 4, 3),
+)
+
+
+async def soak(tokens: int, scratch: Path) -> None:
+    """Many tokens through one buffered ring: memory must not grow."""
+    model = write_large_random_model(scratch / "soak", layers=8, hidden=256, vocab=512)
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring:
+        await ring.wait_for_local_shards()
+        plan = ring_plan(model, ring.peers, [8], 1, range(8), 2)
+        await ring.load(str(model), replace(plan, context_tokens=4096), 64)
+        (shard,) = shard_processes()
+        eos = tuple((token, -1e9) for token in ring.tokenizer.eos_token_ids)
+        sampling = SamplingParams(max_tokens=tokens, logit_bias=eos)
+        peaks = [0, 0, 0, 0]
+        seen = 0
+        async for event in ring.generate_from((1, 2, 3), sampling):
+            if isinstance(event, TokenText):
+                quarter = min(3, 4 * seen // tokens)
+                peaks[quarter] = max(peaks[quarter], shard.memory_info().rss)
+                seen += 1
+        (status,) = await ring.statuses()
+    print(f"soak of {seen} tokens: peak memory per quarter", *(f"{p / 1e6:.1f}" for p in peaks), "MB;")
+    print(
+        f"  last / second quarter {peaks[3] / peaks[1]:.4f}; MLX's own peak {status.peak_bytes / 1e6:.1f} MB"
+    )
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--budget-mb", type=int, help="of each shard (default: a quarter of the model)")
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument(
+        "--soak", type=int, default=0, metavar="N", help="only this: N tokens, memory by quarter"
+    )
+    options = parser.parse_args()
+    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores"
+    print(f"{machine}, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory(prefix="dnet-streaming-") as folder:
+        os.environ["DNET_HOME"] = f"{folder}/home"  # layer files go away with the rest
+        if options.soak:
+            await soak(options.soak, Path(folder))
+            return
+        layer_bytes = 11 * options.hidden**2 * 4
+        budget_bytes = 1_000_000 * (options.budget_mb or options.layers * layer_bytes // 4_000_000)
+        await compare(options.layers, options.hidden, budget_bytes, options.tokens, Path(folder))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
