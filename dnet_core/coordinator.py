@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -288,16 +288,17 @@ class Coordinator:
     async def _load_shard(self, shard: ShardClient, order: LoadOrder) -> str:
         """Load one shard; returns the fingerprint of the files it read."""
         fingerprint = ""
-        async for report in shard.load(order):
-            match report.step:
-                case LoadStep.FETCH:
-                    self._emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes))
-                case LoadStep.READ:
-                    self._emit(LoadProgressed(shard.peer, report.done_bytes, report.total_bytes))
-                case LoadStep.WARM:
-                    pass
-                case LoadStep.READY:
-                    fingerprint = report.fingerprint
+        async with aclosing(shard.load(order)) as reports:
+            async for report in reports:
+                match report.step:
+                    case LoadStep.FETCH:
+                        self._emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes))
+                    case LoadStep.READ:
+                        self._emit(LoadProgressed(shard.peer, report.done_bytes, report.total_bytes))
+                    case LoadStep.WARM:
+                        pass
+                    case LoadStep.READY:
+                        fingerprint = report.fingerprint
         return fingerprint
 
     async def unload(self) -> None:

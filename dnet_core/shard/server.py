@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ import psutil
 
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.mdns import Advertisement
-from dnet_core.errors import DnetError, LoadError, NotReady, RequestError
+from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost, RequestError
 from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_to_json
@@ -139,7 +140,7 @@ class ShardServer:
             steps=loaded.runtime.steps if loaded else 0,
         )
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
@@ -151,17 +152,24 @@ class ShardServer:
             await self._drop()
             mx.reset_peak_memory()
             try:
-                async for report in self._load(order):
-                    yield report
+                # Closed here, not by the garbage collector: its frame holds the model.
+                async with aclosing(self._load(order)) as reports:
+                    async for report in reports:
+                        yield report
+            except BaseException as error:
+                # Its traceback keeps frames, and they keep the model, while the memory is to be given back.
+                traceback.clear_frames(error.__traceback__)
+                raise
             finally:
                 if self._loaded is None:
                     await self._collect()
 
-    async def _load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+    async def _load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Fetch, check, read, warm, connect: each step tells its progress."""
         found: list[Path] = []
-        async for report in self._fetch(order.model, found):
-            yield report
+        async with aclosing(self._fetch(order.model, found)) as reports:
+            async for report in reports:
+                yield report
         checkpoint = await self._thread.call(partial(read_checkpoint, found[0]))
         model = await self._thread.call(partial(open_model, found[0], order.model))
         if model.num_layers != order.num_layers:
@@ -171,8 +179,9 @@ class ShardServer:
             )
         await self._thread.call(partial(model.check_windows, order.windows))
         streamed: dict[int, StreamedLayer] = {}
-        async for report in self._read(order, model, checkpoint, streamed):
-            yield report
+        async with aclosing(self._read(order, model, checkpoint, streamed)) as reports:
+            async for report in reports:
+                yield report
         outputs = Outputs(
             to_next=lambda frame: self._post(self._send_next, frame),
             to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
@@ -189,7 +198,7 @@ class ShardServer:
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
 
-    async def _fetch(self, model: str, found: list[Path]) -> AsyncIterator[LoadReport]:
+    async def _fetch(self, model: str, found: list[Path]) -> AsyncGenerator[LoadReport, None]:
         """Bring the model's files here, telling progress; puts their directory into `found`."""
         reports: asyncio.Queue[LoadReport | None] = asyncio.Queue()
 
@@ -218,7 +227,7 @@ class ShardServer:
         model: WindowedModel,
         checkpoint: Checkpoint,
         streamed: dict[int, StreamedLayer],
-    ) -> AsyncIterator[LoadReport]:
+    ) -> AsyncGenerator[LoadReport, None]:
         """See to the files of the streamed layers, put these into `streamed`, then read the others."""
         layers = [index for window in order.windows for index in window.layers]
         sizes = {index: parameter_bytes(model.layers[index]) for index in layers}
@@ -390,7 +399,8 @@ class ShardServer:
         if self._loaded is not None:
             for session in self._loaded.runtime.sessions:
                 self._loaded.runtime.cancel(session)
-                self._tell_all(Fault(session, self.name, type(error).__name__, str(error)))
+                lost = error.peer if isinstance(error, PeerLost) else self.name
+                self._tell_all(Fault(session, lost, type(error).__name__, str(error)))
 
 
 async def _outcome(work: Awaitable[None]) -> DnetError | None:

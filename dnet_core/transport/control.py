@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -106,7 +106,7 @@ class ShardService(Protocol):
 
     def status(self) -> ShardStatus: ...
 
-    def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]: ...
+    def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]: ...
 
     async def unload(self) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class ShardClient:
         call = self._stub.Describe(pb.DescribeRequest(), timeout=TIMEOUTS.describe_s)
         return codec.decode_status(await self._reply(call, "describe itself", TIMEOUTS.describe_s))
 
-    async def load(self, order: LoadOrder) -> AsyncIterator[LoadReport]:
+    async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Yield progress until the shard is READY; leaving early cancels the load there."""
         call = self._stub.Load(codec.encode_load(order))
         ready = False

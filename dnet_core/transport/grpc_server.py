@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import Any, NoReturn
 
 import grpc
@@ -46,8 +48,9 @@ class _Servicer(ShardServicer):
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> None:
         try:
-            async for report in self._service.load(codec.decode_load(request)):
-                await context.write(codec.encode_report(report))
+            async with aclosing(self._service.load(codec.decode_load(request))) as reports:
+                async for report in reports:
+                    await context.write(codec.encode_report(report))
         except DnetError as error:
             await _abort(context, error)
 
@@ -159,12 +162,13 @@ async def serve(service: ShardService, endpoints: Endpoints) -> AsyncIterator[in
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
     address = grpc_target(host, port)
     try:
-        bound = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        bound = 0
-    if bound == 0:
+        # gRPC would write to stderr before it fails: ask first.
+        with socket.create_server((host, port), family=AF_INET6 if ":" in host else AF_INET):
+            pass
+        return server.add_secure_port(address, credentials)
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it cannot be bound"
         raise StartError(
-            f"cannot listen on {address} for gRPC: the port is taken or the address is not this machine's."
-            " Choose another with --grpc-port (0 picks a free one)"
-        )
-    return bound
+            f"cannot listen on {address} for gRPC: {why}."
+            " Choose another port with --grpc-port (0 picks a free one)"
+        ) from error

@@ -73,7 +73,8 @@ def test_a_taken_port_is_one_clear_line(option: str, other: str) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("dnet-shard: "))
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dnet-shard: ")
     assert "cannot listen on" in line
     assert str(port) in line
     assert option in line, "what to do about it"
