@@ -28,7 +28,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.store.catalog import SAMPLE_ID, resolve
 from dnet_core.types.generation import GenerationDone, SamplingParams, TokenText
-from tests.tiny_models import write_large_random_model
+from tests.tiny_models import write_tiny_model
 
 PROMPT_TEXT = "Write a long story about a lighthouse keeper, a storm, and a ship full of books. "
 
@@ -163,7 +163,19 @@ async def compare(model: str, directory: Path, tokens: int, repeats: int, prompt
 async def hop_cost(tokens: int, repeats: int) -> None:
     """What a lap over two shards takes beyond computing, halved: two hops, everything included."""
     with tempfile.TemporaryDirectory() as scratch:
-        model = write_large_random_model(Path(scratch) / "hop", layers=2, hidden=2048)
+        # Wide activations, thin layers: what is left is the hop.
+        model = write_tiny_model(
+            "llama",
+            Path(scratch) / "hop",
+            overrides={
+                "num_hidden_layers": 2,
+                "hidden_size": 2048,
+                "intermediate_size": 64,
+                "num_attention_heads": 1,
+                "num_key_value_heads": 1,
+                "head_dim": 64,
+            },
+        )
         async with Coordinator(ClusterOptions(local_shards=2)) as ring:
             await ring.load(str(model))
             hops, wires, queues = [], [], []
