@@ -173,7 +173,7 @@ class Simulator:
         self._serve(device)
 
 
-def seconds_per_token(ring: SimulatedRing, tokens: int = 40) -> float:
+def seconds_per_token(ring: SimulatedRing, tokens: int = 24) -> float:
     """Seconds per token in steady state: the mean over the second half of `tokens` tokens."""
     times = Simulator(ring).token_times(tokens)
     half = tokens // 2

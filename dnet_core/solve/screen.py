@@ -34,21 +34,29 @@ def quick_shares(
     """
     if any(len(table) == 0 for table in ring.tables):
         return None
-    best: tuple[float, list[int]] | None = None
-    guesses = [least_s * time for time in TIME_GUESSES]
-    for _ in range(2):
+    best: list[int] | None = None
+
+    def try_all(guesses: list[float]) -> None:
+        nonlocal best, at_most
         for picks in _fill(problem, ring, _allowed(problem, ring, guesses, at_most)):
             value = _score(problem, ring, picks)
-            if value < (at_most if best is None else best[0]):
-                best = value, picks
-        if best is None:
-            return None
-        slowest = max(float(table.disk_s[i]) for table, i in zip(ring.tables, best[1], strict=True))
-        if slowest == 0 or problem.throughput:
-            break  # nothing streams: the limit of the disks did not matter
-        guesses = [slowest * time for time in CLOSER_GUESSES]
-    assert best is not None, "the first pass returns when it finds nothing"
-    return best[0], tuple(table.share(i) for table, i in zip(ring.tables, best[1], strict=True))
+            if value < at_most:
+                best, at_most = picks, value
+
+    # First all in memory: where that is possible, its score rules out most patterns of the passes that
+    # follow.
+    try_all([0.0])
+    try_all([least_s * time for time in TIME_GUESSES])
+    slowest_s = 0.0 if best is None else _slowest_disk(ring, best)
+    if slowest_s:
+        try_all([slowest_s * time for time in CLOSER_GUESSES])
+    if best is None:
+        return None
+    return at_most, tuple(table.share(i) for table, i in zip(ring.tables, best, strict=True))
+
+
+def _slowest_disk(ring: Ring, picks: list[int]) -> float:
+    return max(float(table.disk_s[i]) for table, i in zip(ring.tables, picks, strict=True))
 
 
 def _allowed(problem: Problem, ring: Ring, slowest_s: list[float], at_most: float) -> list[Bools]:
@@ -67,8 +75,10 @@ def _allowed(problem: Problem, ring: Ring, slowest_s: list[float], at_most: floa
         speed = table.busy_s if problem.throughput else table.disk_s
         mask = (speed <= slow[:, None]) & (table.full_stage_s <= stage[:, None])
         masks.append(mask & (table.alone_score(problem, ring.hop_s) < at_most))
-    _, different = np.unique(np.concatenate(masks, axis=1), axis=0, return_index=True)
-    return [mask[np.sort(different)] for mask in masks]
+    first: dict[bytes, int] = {}
+    for row, together in enumerate(np.concatenate(masks, axis=1)):
+        first.setdefault(together.tobytes(), row)
+    return [mask[list(first.values())] for mask in masks]
 
 
 def _fill(problem: Problem, ring: Ring, allowed: list[Bools]) -> list[list[int]]:
