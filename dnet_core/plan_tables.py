@@ -112,7 +112,9 @@ def model_lines(model: ModelProfile) -> Iterator[str]:
         f"{model.model}: {model.model_type}, {model.num_layers} layers, {size(model.weight_bytes)}"
         f" of weights ({model.weight_format})"
     )
-    rows = [("layers", "weights", "per token", "KV", "KV per token", "MFLOP per token")]
+    rows: list[tuple[str, ...]] = [
+        ("layers", "weights", "per token", "KV", "KV per token", "MFLOP per token")
+    ]
     start = 0
     for layer, group in groupby(model.layers):
         stop = start + len(list(group))
