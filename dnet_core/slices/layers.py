@@ -55,6 +55,8 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 PRODUCER = f"mlx-lm {metadata.version('mlx-lm')}"
 """Its code turns a checkpoint's tensors into parameters, so layer files belong to one version of it."""
 
+_WORD = 8
+
 Layout = tuple[tuple[str, str, tuple[int, ...], int], ...]
 """Name, dtype, shape and offset in the buffer of every parameter."""
 
@@ -131,12 +133,19 @@ def _own_range(
 
 
 def _raw(array: mx.array, model: str) -> RawTensor:
-    flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
+    rows = mx.contiguous(array)
+    if array.dtype == mx.bfloat16:  # which NumPy does not know
+        rows = rows.view(mx.uint16)
     try:
-        mx.eval(flat)
+        mx.eval(rows)
     except RuntimeError as error:
         raise LoadError(f"the weights of '{model}' cannot be read: {error}") from error
-    return RawTensor(_NAMES[array.dtype], array.shape, np.array(flat, copy=False).data)
+    return RawTensor(_NAMES[array.dtype], array.shape, _memory(rows))
+
+
+def _memory(array: mx.array) -> memoryview:
+    """The bytes of an evaluated array, not a copy of them."""
+    return np.array(array, copy=False).data.cast("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +193,15 @@ def _slots(layer: nn.Module) -> list[_Slot]:
 
 
 class LayerBuffer:
-    """Memory for one streamed layer of at most `num_bytes`. Made and filled on the loader thread."""
+    """Memory for one streamed layer of at most `num_bytes`. Made and filled on the loader thread.
+
+    It is counted in words of 8 bytes: MLX has 31 bits for a length, and a layer of experts may be larger.
+    """
 
     def __init__(self, num_bytes: int) -> None:
-        self._bytes = mx.zeros(num_bytes, mx.uint8, stream=mx.cpu)
-        mx.eval(self._bytes)
-        self._memory = np.array(self._bytes, copy=False).data
+        self._words = mx.zeros(-(-num_bytes // _WORD), mx.uint64, stream=mx.cpu)
+        mx.eval(self._words)
+        self._memory = _memory(self._words)
         self._views: dict[Layout, dict[str, mx.array]] = {}
 
     def fill(self, file: LayerFile, reader: LayerReader) -> dict[str, mx.array]:
@@ -197,15 +209,19 @@ class LayerBuffer:
         reader.read(file, self._memory)
         layout = tuple((n, t.dtype, t.shape, t.start - file.start) for n, t in sorted(file.tensors.items()))
         if layout not in self._views:
-            self._views[layout] = self._view(layout)
+            with mx.stream(mx.cpu):
+                views = {name: self._view(_DTYPES[d], shape, at) for name, d, shape, at in layout}
+                mx.eval(views)
+            self._views[layout] = views
         return self._views[layout]
 
-    def _view(self, layout: Layout) -> dict[str, mx.array]:
-        """Arrays that share the buffer's memory: nothing is copied, now or when it is filled again."""
-        views = {}
-        with mx.stream(mx.cpu):
-            for name, dtype, shape, offset in layout:
-                stop = offset + math.prod(shape) * _DTYPES[dtype].size
-                views[name] = self._bytes[offset:stop].view(_DTYPES[dtype]).reshape(shape)
-            mx.eval(views)
-        return views
+    def _view(self, dtype: mx.Dtype, shape: tuple[int, ...], offset: int) -> mx.array:
+        """An array on the buffer's own memory: nothing is copied, now or when it is filled again."""
+        num_items = math.prod(shape)
+        stop = offset + num_items * dtype.size
+        words = self._words[offset // _WORD : -(-stop // _WORD)]
+        row_bytes = shape[-1] * dtype.size if shape else dtype.size
+        if shape and offset % _WORD == 0 and row_bytes % _WORD == 0:
+            return words.reshape(*shape[:-1], row_bytes // _WORD).view(dtype)
+        first = offset % _WORD // dtype.size
+        return words.view(dtype)[first : first + num_items].reshape(shape)
