@@ -199,8 +199,12 @@ class LayerBuffer:
     """
 
     def __init__(self, num_bytes: int) -> None:
+        """Raises LoadError when there is no memory."""
         self._words = mx.zeros(-(-num_bytes // _WORD), mx.uint64, stream=mx.cpu)
-        mx.eval(self._words)
+        try:
+            mx.eval(self._words)
+        except RuntimeError as error:
+            raise LoadError(f"no memory for a stream buffer of {num_bytes:,} bytes: {error}") from error
         self._memory = _memory(self._words)
         self._views: dict[Layout, dict[str, mx.array]] = {}
 
