@@ -16,6 +16,8 @@ proved to be no part of any plan within a few percent of it. HiGHS decides among
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +52,7 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """The matrix: a column per pattern (its `owner` and `index` there), then T, Q, V."""
+    """The matrix: a column per pattern (its `owner`, `index` there and `layers`), then T, Q, V."""
 
     objective: Floats
     constant: float
@@ -60,6 +62,7 @@ class _Program:
     above_to: Floats
     owner: Ints
     index: Ints
+    layers: Ints
     least: Floats
     most: Floats
 
@@ -109,6 +112,8 @@ def best_shares(
 
 def _integral(program: _Program, keep: Ints, scale: float, gap: float) -> Floats | None:
     """The optimum over the columns `keep`, or None when they hold no plan."""
+    if not _adds_up(program, keep):
+        return None
     solved: OptimizeResult = milp(
         program.objective[keep] * scale,
         integrality=np.where(program.is_time[keep], 0, 1),
@@ -119,7 +124,23 @@ def _integral(program: _Program, keep: Ints, scale: float, gap: float) -> Floats
         ],
         options={"mip_rel_gap": gap},
     )
-    return None if solved.x is None else np.asarray(solved.x)
+    assert solved.x is not None, f"HiGHS finds no plan where there is one: {solved.message}"
+    return np.asarray(solved.x)
+
+
+def _adds_up(program: _Program, keep: Ints) -> bool:
+    """Whether one pattern of each device can make up all layers.
+
+    The times have no upper bound, so this is all that feasibility takes. HiGHS must not be asked: of a small
+    program without a solution its presolve makes a "solve error" and a line on stdout, in the middle of the
+    screen.
+    """
+    usable = keep[~program.is_time[keep] & (program.most[keep] > 0)]
+    sums = 1  # bit n: n layers can be made up
+    for d in range(int(program.owner.max()) + 1):
+        layers = set(program.layers[usable[program.owner[usable] == d]].tolist())
+        sums = functools.reduce(operator.or_, (sums << n for n in layers), 0)
+    return bool(sums >> int(program.equal_to[-1]) & 1)
 
 
 def _shares(ring: Ring, program: _Program, keep: Ints, solved: Floats) -> tuple[Share, ...]:
@@ -184,4 +205,5 @@ def _program(problem: Problem, ring: Ring, at_most: float, least_s: float) -> _P
         above_to=above_to,
         owner=owner,
         index=np.concatenate([np.arange(size) for size in sizes]),
+        layers=layers.astype(np.int64),
     )

@@ -125,7 +125,8 @@ def _cheapest_paths(problem: Problem) -> Ints:
         best[1 << d, d, d] = 0.0
     for subset in range(1, 1 << count):
         through = best[subset][:, :, None] + weight[None, :, :]  # [head, old tail, new tail]
-        old = through.argmin(axis=1)
+        # Of ties the last device: read from the tail, the others then come in their own order.
+        old = count - 1 - through[:, ::-1, :].argmin(axis=1)
         least = np.take_along_axis(through, old[:, None, :], axis=1)[:, 0, :]
         for new in range(count):
             if not subset >> new & 1:
