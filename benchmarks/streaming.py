@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import mmap
 import os
 import platform
 import statistics
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from dnet_core.store.repack import (
     layer_path,
     layers_folder,
     source_mark,
+    whole_pages,
 )
 from dnet_core.types.generation import SamplingParams, TokenText
 from tests.ring_tools import ring_plan
@@ -119,7 +121,7 @@ def peak_bytes(process: psutil.Process) -> int:
 
 def disk_bytes_per_s(files: Sequence[LayerFile]) -> float:
     """The median speed of cold reads, as the loader does them."""
-    memory = memoryview(bytearray(max(file.num_bytes for file in files)))
+    memory = memoryview(mmap.mmap(-1, whole_pages(max(file.num_bytes for file in files))))
     reader = LayerReader()
     speeds = []
     for turn in range(2):  # the first checks the sums
@@ -163,38 +165,33 @@ async def measure(
     fitting = (budget_bytes - PROCESS_BYTES) // layer_bytes
     assert fitting >= case.num_buffers, f"the budget has room for {fitting} layers"
     resident = fitting - case.num_buffers
+    assert per_shard > resident, "nothing would be streamed"
     ends = boundaries(layers, case.shards * case.rounds)
-    async with Coordinator(ClusterOptions(local_shards=case.shards)) as ring:
+    streamed = spread(ends, case.shards, resident)
+    async with AsyncExitStack() as stack:
+        caps = stack.enter_context(ExitStack())  # left when the shards are gone
+        ring = await stack.enter_async_context(Coordinator(ClusterOptions(local_shards=case.shards)))
         await ring.wait_for_local_shards()
-        with ExitStack() as caps:
-            shards = shard_processes()
-            for shard in shards:
-                procs = caps.enter_context(cap(str(shard.pid), int(budget_bytes * 1.1)))
-                if procs is not None:
-                    procs.write_text(str(shard.pid))
-            streamed = spread(ends, case.shards, resident)
-            plan = ring_plan(model, ring.peers, ends, case.rounds, streamed, case.num_buffers)
-            await ring.load(str(model), plan, CHUNK_TOKENS)
-            await answer(ring, 2)
-            before = [shard.io_counters().read_bytes for shard in shards]
-            timed = await answer(ring, tokens + 1)
-            read = sum(s.io_counters().read_bytes - b for s, b in zip(shards, before, strict=True))
-            stages = [stage for _, token in timed[1:] for stage in token.stages]
-            result = Result(
-                (timed[-1][0] - timed[0][0]) / tokens,
-                len(streamed) * layer_bytes,
-                read / (tokens + 1),  # the prompt is one chunk: it reads as much as a token
-                sum(s.compute_s + s.queue_s + s.wire_s for s in stages) / tokens,
-                sum(s.disk_wait_s for s in stages) / tokens,
-                max(peak_bytes(shard) for shard in shards),
-            )
-            assert per_shard > resident, "nothing would be streamed"
-            await ring.unload()
-            for shard in shards:
-                shard.terminate()
-            for shard in shards:
-                shard.wait()
-    return result
+        shards = shard_processes()
+        for shard in shards:
+            procs = caps.enter_context(cap(str(shard.pid), int(budget_bytes * 1.1)))
+            if procs is not None:
+                procs.write_text(str(shard.pid))
+        plan = ring_plan(model, ring.peers, ends, case.rounds, streamed, case.num_buffers)
+        await ring.load(str(model), plan, CHUNK_TOKENS)
+        await answer(ring, 2)
+        before = [shard.io_counters().read_bytes for shard in shards]
+        timed = await answer(ring, tokens + 1)
+        read = sum(s.io_counters().read_bytes - b for s, b in zip(shards, before, strict=True))
+        stages = [stage for _, token in timed[1:] for stage in token.stages]
+        return Result(
+            (timed[-1][0] - timed[0][0]) / tokens,
+            len(streamed) * layer_bytes,
+            read / (tokens + 1),  # the prompt is one chunk: it reads as much as a token
+            sum(s.compute_s + s.queue_s + s.wire_s for s in stages) / tokens,
+            sum(s.disk_wait_s for s in stages) / tokens,
+            max(peak_bytes(shard) for shard in shards),
+        )
 
 
 def spread(ends: list[int], shards: int, resident: int) -> list[int]:

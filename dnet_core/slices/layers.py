@@ -24,6 +24,7 @@ from dnet_core.slices.weights import parameter_bytes, stored_as_is
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.checkpoint import Checkpoint
 from dnet_core.store.repack import (
+    ALIGNMENT_BYTES,
     LayerFile,
     LayerReader,
     RawTensor,
@@ -33,6 +34,7 @@ from dnet_core.store.repack import (
     layer_path,
     layers_folder,
     source_mark,
+    whole_pages,
     write_layer,
 )
 
@@ -200,12 +202,15 @@ class LayerBuffer:
 
     def __init__(self, num_bytes: int) -> None:
         """Raises LoadError when there is no memory."""
-        self._words = mx.zeros(-(-num_bytes // _WORD), mx.uint64, stream=mx.cpu)
+        size = whole_pages(num_bytes)
+        self._words = mx.zeros((size + ALIGNMENT_BYTES) // _WORD, mx.uint64, stream=mx.cpu)
         try:
             mx.eval(self._words)
         except RuntimeError as error:
             raise LoadError(f"no memory for a stream buffer of {num_bytes:,} bytes: {error}") from error
-        self._memory = _memory(self._words)
+        # From the first page on: a disk can write there without the help of a CPU.
+        self._start = -np.array(self._words, copy=False).ctypes.data % ALIGNMENT_BYTES
+        self._memory = _memory(self._words)[self._start : self._start + size]
         self._views: dict[Layout, dict[str, mx.array]] = {}
 
     def fill(self, file: LayerFile, reader: LayerReader) -> dict[str, mx.array]:
@@ -214,7 +219,9 @@ class LayerBuffer:
         layout = tuple((n, t.dtype, t.shape, t.start - file.start) for n, t in sorted(file.tensors.items()))
         if layout not in self._views:
             with mx.stream(mx.cpu):
-                views = {name: self._view(_DTYPES[d], shape, at) for name, d, shape, at in layout}
+                views = {
+                    name: self._view(_DTYPES[d], shape, self._start + at) for name, d, shape, at in layout
+                }
                 mx.eval(views)
             self._views[layout] = views
         return self._views[layout]

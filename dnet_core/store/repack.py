@@ -12,6 +12,7 @@ or has changed since its last read, is compared with its checksum.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,18 +227,32 @@ class LayerReader:
         self._seen: dict[tuple[Path, int], tuple[int, int, int]] = {}
 
     def read(self, file: LayerFile, into: memoryview) -> None:
-        """Fill the first `file.num_bytes` of `into`. Raises LoadError: missing, cut short, damaged."""
-        target = into[: file.num_bytes]
+        """Fill the first `file.num_bytes` of `into`; what is behind them may be written to, up to a page.
+
+        Straight from the disk if `into` and the layer begin on pages. Raises LoadError: missing, cut short,
+        damaged.
+        """
         try:
-            descriptor = os.open(file.path, os.O_RDONLY)
-            try:
-                self._read(descriptor, file, target)
-            finally:
-                os.close(descriptor)
+            if not (file.start % ALIGNMENT_BYTES == 0 and self._try_direct(file, into)):
+                with _opened(file.path, 0) as descriptor:
+                    self._read(descriptor, file, into[: file.num_bytes])
         except OSError as error:
             raise LoadError(
                 f"{file.path} cannot be read: {error.strerror or error}; load the model again"
             ) from error
+
+    def _try_direct(self, file: LayerFile, into: memoryview) -> bool:
+        """Read with O_DIRECT, which only Linux has; whether file system and `into` allow it."""
+        if sys.platform != "linux":
+            return False
+        try:
+            with _opened(file.path, os.O_DIRECT) as descriptor:
+                self._read(descriptor, file, into[: whole_pages(file.num_bytes)])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
 
     def _read(self, descriptor: int, file: LayerFile, target: memoryview) -> None:
         status = os.fstat(descriptor)
@@ -250,7 +266,8 @@ class LayerReader:
         if file.checksum is None and seen is not None and seen != mark:
             raise LoadError(f"{file.path} has changed since the model was loaded: load it again")
         _fill(descriptor, file, target)
-        if file.checksum is not None and seen != mark and zlib.crc32(target) != file.checksum:
+        data = target[: file.num_bytes]
+        if file.checksum is not None and seen != mark and zlib.crc32(data) != file.checksum:
             raise LoadError(
                 f"{file.path} is damaged (its checksum is wrong): remove it with 'dnet-shard cache clear'"
                 " and load the model again"
@@ -258,10 +275,24 @@ class LayerReader:
         self._seen[file.path, file.start] = mark
 
 
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def whole_pages(num_bytes: int) -> int:
+    """`num_bytes`, rounded up to pages."""
+    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
 def _fill(descriptor: int, file: LayerFile, target: memoryview) -> None:
     _keep_out_of_cache(descriptor)
     done = 0
-    while done < len(target):
+    while done < file.num_bytes:
         count = os.preadv(descriptor, [target[done : done + READ_BYTES]], file.start + done)
         if count == 0:
             raise LoadError(f"{file.path} ended while it was read: it was cut short; load the model again")
