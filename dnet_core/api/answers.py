@@ -13,11 +13,12 @@ from dnet_core.api.formats import AnswerFormat
 from dnet_core.api.harmony import HarmonyParser
 from dnet_core.api.logprobs import HeldLogprobs
 from dnet_core.api.openai import Sampled
-from dnet_core.api.output import CallWriter, Content, OutputParser
+from dnet_core.api.output import CallWriter, Content, OutputParser, Part
 from dnet_core.api.prompts import Prompt
 from dnet_core.api.service import Service
 from dnet_core.api.steps import Step, Usage
 from dnet_core.errors import DnetError
+from dnet_core.generate.stop import StopMatcher
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.tasks import TaskScope
 from dnet_core.types.generation import (
@@ -113,15 +114,18 @@ async def _answer(
 ) -> AsyncGenerator[Step, None]:
     coordinator = service.coordinator
     reader = _Reader(index, question, coordinator.tokenizer, usage)
-    shown = question.form.shown if question.form else ()
+    sampling = replace(question.sampling, stop=()) if reader.stop else question.sampling
     async with (
         service.turns.turn(client),
-        aclosing(coordinator.generate_from(question.tokens, question.sampling, shown)) as events,
+        aclosing(coordinator.generate_from(question.tokens, sampling, reader.shown)) as events,
     ):
         async for event in events:
             match event:
                 case TokenText():
-                    yield reader.take(event)
+                    step = reader.take(event)
+                    yield step
+                    if step.finish is not None:
+                        return
                 case GenerationDone():
                     yield reader.finish(event)
                 case PromptProgress():
@@ -139,6 +143,7 @@ class _Reader:
     calls: CallWriter = field(init=False)
     parser: OutputParser | HarmonyParser | None = field(init=False)
     held: HeldLogprobs | None = field(init=False)
+    stop: StopMatcher | None = field(init=False)
 
     def __post_init__(self) -> None:
         question = self.question
@@ -148,6 +153,11 @@ class _Reader:
             self.parser = HarmonyParser(self.calls)
         elif question.form is not None:
             self.parser = OutputParser(question.form, self.calls, in_reasoning=question.in_reasoning)
+        # Stop strings are for the answer, not for what a model thinks before it: there the driver, which sees
+        # one text, does not look for them.
+        reasons = question.form is not None and (question.form.reasoning or question.form.is_harmony)
+        stops = question.sampling.stop
+        self.stop = StopMatcher(stops) if reasons and stops else None
         wants = question.sampling.logprobs is not None
         self.held = HeldLogprobs(self.tokenizer, self.shown) if wants else None
 
@@ -164,6 +174,10 @@ class _Reader:
         self.usage.completion_tokens += 1
         self.usage.reasoning_tokens += was_reasoning or (self.parser is not None and self.parser.in_reasoning)
         entries = tuple(self.held.add(event)) if self.held else ()
+        if self.stop is not None:
+            parts, stopped = _until_stop(parts, self.stop)
+            if stopped:
+                return Step(self.index, parts, (), str(FinishReason.STOP))
         return Step(self.index, parts, entries, None)
 
     def finish(self, done: GenerationDone) -> Step:
@@ -171,7 +185,27 @@ class _Reader:
             raise ApiError(503, "the answer was stopped", kind=SERVER, code="cancelled")
         self.usage.cached_tokens = max(self.usage.cached_tokens, done.cached_tokens)
         parts = tuple(self.parser.finish()) if self.parser else ()
+        if self.stop is not None:
+            parts, stopped = _until_stop(parts, self.stop)
+            rest = "" if stopped else self.stop.flush()
+            parts = (*parts, Content(rest)) if rest else parts
         reason = str(done.finish_reason)
         if self.calls.num_calls and done.finish_reason is FinishReason.STOP:
             reason = "tool_calls"
         return Step(self.index, parts, (), reason)
+
+
+def _until_stop(parts: tuple[Part, ...], stop: StopMatcher) -> tuple[tuple[Part, ...], bool]:
+    """Hold content back while it may be a stop string; returns what is safe, and whether one is complete."""
+    told: list[Part] = []
+    for part in parts:
+        if not isinstance(part, Content):
+            rest = stop.flush()
+            told += [Content(rest), part] if rest else [part]
+            continue
+        text, found = stop.feed(part.text)
+        if text:
+            told.append(Content(text))
+        if found is not None:
+            return tuple(told), True
+    return tuple(told), False

@@ -2,7 +2,8 @@
 
 A key is asked for when there are any; an endpoint that other machines can reach must have one. Browsers let
 any page post to 127.0.0.1, so a request from a page of another origin is refused unless that origin was
-allowed, and without keys a loopback endpoint answers only to a loopback name (no DNS rebinding).
+allowed, and without keys a loopback endpoint answers only to names that nobody can register and point here
+(no DNS rebinding).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dnet_core.api.errors import ApiError
 from dnet_core.errors import StartError
 
 AUTHENTICATION = "authentication_error"
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test")
+"""Names under these are given out by this machine or its network, never on the internet."""
 
 
 def is_loopback(host: str) -> bool:
@@ -63,8 +66,9 @@ def check_origin(headers: Headers, origins: Sequence[str], *, names_checked: boo
     `origins` are those that CORS allows; "*" allows all. Raises ApiError 403.
     """
     host = headers.get("host", "")
-    if names_checked and not is_loopback(_without_port(host)):
-        raise ApiError(403, f"this endpoint answers to localhost only, not to '{host}'", code="wrong_host")
+    if names_checked and not _is_private_name(_without_port(host)):
+        message = f"an endpoint without an API key does not answer to the public name '{host}'"
+        raise ApiError(403, message, code="wrong_host")
     origin = headers.get("origin")
     if origin is None or origin in origins or "*" in origins:
         return
@@ -72,6 +76,15 @@ def check_origin(headers: Headers, origins: Sequence[str], *, names_checked: boo
         raise ApiError(
             403, f"pages of {origin} may not use this endpoint: allow that origin first", code="wrong_origin"
         )
+
+
+def _is_private_name(name: str) -> bool:
+    """Whether `name` is an address, a name without a dot, or one that only a private network resolves."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.lower().endswith(PRIVATE_SUFFIXES)
+    return True
 
 
 def _without_port(host: str) -> str:

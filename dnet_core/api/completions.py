@@ -42,8 +42,9 @@ def _tokens(model: ServedModel, prompt: str | TokenIds) -> TokenIds:
     """The tokens of `prompt`. Raises ApiError 400."""
     try:
         if isinstance(prompt, str):
-            prompt = model.tokenizer.encode(prompt, add_special_tokens=True)
-        model.check_fits(len(prompt))
+            prompt = model.encode(prompt, add_special_tokens=True)
+        else:
+            model.check_fits(len(prompt))
     except RequestError as error:
         raise at_field(error, "prompt") from None
     model.check_tokens(prompt, "prompt")

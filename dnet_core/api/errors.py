@@ -84,7 +84,9 @@ def from_dnet(error: DnetError) -> ApiError:
     """The reply for an error of the tree."""
     status, kind, code, retry = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
     headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
-    return ApiError(status, str(error), kind=kind, code=code, retry=retry, headers=headers)
+    # Clients look for OpenAI's words to tell this error from others.
+    words = "this model's maximum context length is exceeded: " if isinstance(error, ContextTooLong) else ""
+    return ApiError(status, f"{words}{error}", kind=kind, code=code, retry=retry, headers=headers)
 
 
 def from_validation(error: ValidationError) -> ApiError:

@@ -53,8 +53,7 @@ def chat_prompt(
         template = tokenizer.chat_template(with_tools=bool(tools))
         form = answer_format(tokenizer, with_tools=bool(tools))
         text = render(model, messages, tools, variables, reasoning_effort)
-        tokens = tokenizer.encode(text, add_special_tokens=not template)
-        model.check_fits(len(tokens))
+        tokens = model.encode(text, add_special_tokens=not template)
     except RequestError as error:
         raise at_field(error, param) from None
     opened = form.reasoning is not None and text.rstrip().endswith(form.reasoning.start)

@@ -20,6 +20,8 @@ from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.tasks import TaskScope
 
 LAST_ERRORS = 20
+LONGEST_TOKEN_CHARS = 128
+"""Vocabularies hold runs of spaces about as long as this, and nothing longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,17 @@ class ServedModel:
     created: int
     context_tokens: int
     tokenizer: Tokenizer
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """The tokens of a prompt. Raises RequestError, and ContextTooLong unless one more token fits.
+
+        A text that cannot possibly fit is not encoded: that would hold up everything else for seconds.
+        """
+        if len(text) > self.context_tokens * LONGEST_TOKEN_CHARS:
+            raise ContextTooLong(len(text) // LONGEST_TOKEN_CHARS, self.context_tokens)
+        tokens = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        self.check_fits(len(tokens))
+        return tokens
 
     def check_fits(self, num_tokens: int) -> None:
         """Raise ContextTooLong unless a prompt of `num_tokens` leaves room for one token of answer."""

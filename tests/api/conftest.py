@@ -15,7 +15,7 @@ from tests.conftest import Rings
 from tests.tiny_models import write_tiny_model
 
 MODEL = "tiny-llama"
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 8192
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -24,7 +24,8 @@ async def ring(rings: Rings, models: Path) -> Coordinator:
     coordinator = await rings(2)
     model = str(models / MODEL)
     if coordinator.loaded is None or coordinator.loaded.model != model:
-        await coordinator.load(str(write_tiny_model("llama", models / MODEL)))
+        overrides = {"max_position_embeddings": CONTEXT_TOKENS}  # room for answers that a test interrupts
+        await coordinator.load(str(write_tiny_model("llama", models / MODEL, overrides=overrides)))
     return coordinator
 
 

@@ -120,7 +120,7 @@ async def test_usage_is_streamed_when_asked_for(client: openai.AsyncOpenAI) -> N
         ({"prompt": [True]}, "prompt", "invalid_value"),
         ({"prompt": [-1]}, "prompt", "invalid_value"),
         ({"prompt": [100_000]}, "prompt", "invalid_value"),
-        ({"prompt": "x" * 2000}, "prompt", "context_length_exceeded"),
+        ({"prompt": "x" * 10_000}, "prompt", "context_length_exceeded"),
         ({"suffix": "end"}, "suffix", "unsupported_parameter"),
         ({"best_of": 2}, None, "unsupported_parameter"),
         ({"echo": True, "logprobs": 1}, None, "unsupported_parameter"),

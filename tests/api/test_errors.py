@@ -163,8 +163,10 @@ async def test_an_unknown_model(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_prompt_longer_than_the_context(client: openai.AsyncOpenAI, ring: Coordinator) -> None:
-    long: list[Any] = [{"role": "user", "content": "x" * 2000}]
+    long: list[Any] = [{"role": "user", "content": "x" * 10_000}]
     tokens = len(ring.tokenizer.encode_chat(long))
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x" * 10**6}])
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(model=MODEL, messages=long, stream=stream)
@@ -190,6 +192,7 @@ async def test_failures_are_kept_for_the_screen(raw: httpx2.AsyncClient, served:
 async def test_a_loopback_endpoint_keeps_other_sites_out(raw: httpx2.AsyncClient, served: Endpoint) -> None:
     response = await raw.get("/models", headers={"origin": "https://evil.example"})
     assert (response.status_code, error_of(response)["code"]) == (403, "wrong_origin")
+    assert (await raw.get("/models", headers={"host": "host.docker.internal:80"})).status_code == 200
     response = await raw.get("/models", headers={"host": "evil.example"})
     assert (response.status_code, error_of(response)["code"]) == (403, "wrong_host")
     own = served.url.removesuffix("/v1")

@@ -140,7 +140,7 @@ async def test_a_choice_of_allowed_tools(hermes: openai.AsyncOpenAI) -> None:
 
 
 async def test_reasoning(hermes: openai.AsyncOpenAI) -> None:
-    for fields in ({}, {"stop": "well, no"}, {"reasoning_effort": "high"}):
+    for fields in ({}, {"stop": "well"}, {"stop": "is. No"}, {"reasoning_effort": "high"}):
         answer = await ask(hermes, "<go-think>", **fields)
         message = answer.choices[0].message
         assert message.content == "It is."
@@ -149,6 +149,17 @@ async def test_reasoning(hermes: openai.AsyncOpenAI) -> None:
         assert answer.usage.completion_tokens_details is not None
         assert answer.usage.completion_tokens_details.reasoning_tokens == 4
         assert answer.usage.completion_tokens == 6
+
+
+async def test_a_stop_string_is_looked_for_in_the_answer(hermes: openai.AsyncOpenAI) -> None:
+    (choice,) = (await ask(hermes, "<go-think>", stop=["is", "m"])).choices
+    assert choice.message.content == "It "
+    assert choice.finish_reason == "stop"
+    assert (choice.message.model_extra or {})["reasoning"] == "Hm, well."
+    messages = [{"role": "user", "content": "<go-think>"}]
+    chunks = await streamed(hermes, model="hermes", messages=messages, max_tokens=50, stop="is")
+    assert texts(chunks) == "It "
+    assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 async def test_reasoning_that_the_prompt_opens(hermes: openai.AsyncOpenAI) -> None:

@@ -1,0 +1,115 @@
+"""A stream of events as its connection sees it: signs of life, errors on the way, a client that goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from dnet_core.api.app import endpoint
+from dnet_core.api.errors import ApiError
+from dnet_core.api.stream import EventStream
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.coordinator import Coordinator
+from dnet_core.errors import NotReady
+from tests.api.conftest import MODEL
+from tests.tiny_models import write_tiny_model
+
+
+class Connection:
+    """The server's side of a connection, as an application is given it."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
+        self.news = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        self.news.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def forever(ended: list[str]) -> AsyncGenerator[bytes, None]:
+    try:
+        yield b"data: 1\n\n"
+        await asyncio.Event().wait()
+    finally:
+        ended.append("closed")
+
+
+async def test_silence_is_broken_and_a_client_that_goes_ends_the_stream() -> None:
+    connection = Connection()
+    ended: list[str] = []
+    errors: list[ApiError] = []
+    stream = EventStream(forever(ended), errors.append, heartbeat_s=0.01)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stream({"type": "http"}, connection.receive, connection.send))
+        while connection.body.count(b": ") < 3:
+            await connection.news.wait()
+            connection.news.clear()
+        assert ended == []
+        connection.gone.set()
+    assert ended == ["closed"]
+    assert errors == []
+    assert connection.body.startswith(b"data: 1\n\n: ")
+    assert connection.sent[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ApiError(429, "later", code="queue_full"), "queue_full"),
+        (NotReady("unloaded"), "model_not_ready"),
+        (ZeroDivisionError("a bug"), "internal_error"),
+    ],
+)
+async def test_an_error_on_the_way_is_the_last_event(error: Exception, code: str) -> None:
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield b"data: 1\n\n"
+        raise error
+
+    connection = Connection()
+    errors: list[ApiError] = []
+    await EventStream(events(), errors.append)({"type": "http"}, connection.receive, connection.send)
+    last = connection.body.decode().strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == code
+    assert [told.code for told in errors] == [code]
+    assert connection.sent[-1]["more_body"] is False
+
+
+async def test_a_shard_that_dies_ends_the_stream_with_an_error(tmp_path: Any) -> None:
+    others = set(psutil.Process().children())
+    async with (
+        Coordinator(ClusterOptions(local_shards=2)) as ring,
+        endpoint(ring, "127.0.0.1", 0) as served,
+        openai.AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client,
+    ):
+        long_context = {"max_position_embeddings": 8192}  # far more than can be said before the shard dies
+        await ring.load(str(write_tiny_model("llama", tmp_path / MODEL, overrides=long_context)))
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            temperature=1.5,
+            logit_bias={"1": -100},
+        )
+        shard = next(p for p in psutil.Process().children() if p not in others)
+        with pytest.raises(openai.APIError) as caught:
+            async for chunk in stream:
+                if chunk.choices[0].delta.content and shard.is_running():
+                    shard.kill()
+        assert caught.value.code == "ring_failed"
+        assert served.last_errors[-1].status == 502
