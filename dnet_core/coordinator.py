@@ -321,7 +321,12 @@ class Coordinator:
             self._cluster.lose(error.peer, str(error))
         if self._ring is not None:
             self._emit(LoadFailed(self._ring.loaded.model, str(error)))
-            self._tasks.start(self.unload())
+            self._tasks.start(self._unload_lost(self._ring))
+
+    async def _unload_lost(self, ring: _Ring) -> None:
+        async with self._changing:
+            if self._ring is ring:  # else another model has been loaded meanwhile
+                await self._drop()
 
     # ---- generate ----
 

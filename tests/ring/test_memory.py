@@ -68,7 +68,8 @@ async def test_a_shard_holds_what_it_owns(
         workspace = 4_000_000
         assert status.peak_bytes <= max(peaks[status.name], empty[status.name] + owned + workspace)
     await ring.unload()
-    assert await held_bytes(ring) == pytest.approx(empty, abs=SLACK_BYTES)
+    for name, held in (await held_bytes(ring)).items():
+        assert held <= empty[name] + SLACK_BYTES
 
 
 async def test_half_the_layers_are_half_the_bytes(rings: Rings, model: Path) -> None:

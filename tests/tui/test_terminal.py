@@ -61,7 +61,9 @@ class Terminal:
         self._tmux("send-keys", *keys)
 
     def resize(self, width: int, height: int) -> None:
-        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+        """Like a person at the window's corner: the last of several sizes is the one that stays."""
+        for rows in (height - 1, height):
+            self._tmux("resize-window", "-x", str(width), "-y", str(rows))
 
     def screen(self) -> str:
         return self._tmux("capture-pane", "-p")
