@@ -89,18 +89,13 @@ class Chat:
                     yield self._chunk(step.index, _delta(step.parts), step.logprobs, None)
                 if step.finish is not None:
                     yield self._chunk(step.index, {}, (), step.finish)
-        if self._wants_usage:
+        if self._body.wants_usage:
             usage = usage_dict(self._usage)
             yield sse.data({**self._envelope("chat.completion.chunk"), "choices": [], "usage": usage})
         yield sse.DONE
 
     def _steps(self) -> AsyncGenerator[Step, None]:
         return answers(self._service, self._client, self._asked, self._usage)
-
-    @property
-    def _wants_usage(self) -> bool:
-        options = self._body.stream_options
-        return options is not None and options.include_usage
 
     def _envelope(self, kind: str) -> JsonDict:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
@@ -112,7 +107,7 @@ class Chat:
         if logprobs:
             choice["logprobs"] = _logprobs(logprobs)
         chunk: JsonDict = {**self._envelope("chat.completion.chunk"), "choices": [choice]}
-        return sse.data({**chunk, "usage": None} if self._wants_usage else chunk)
+        return sse.data({**chunk, "usage": None} if self._body.wants_usage else chunk)
 
 
 @dataclass(slots=True)

@@ -96,7 +96,7 @@ class Completion:
                 if choice.text or choice.entries or choice.finish:
                     yield self._chunk(step.index, choice)
                 told_chars[step.index] = choice.end
-        if self._wants_usage:
+        if self._body.wants_usage:
             yield sse.data({**self._envelope(), "choices": [], "usage": usage_dict(self._usage)})
         yield sse.DONE
 
@@ -118,11 +118,6 @@ class Completion:
         texts = [given if isinstance(given, str) else decode(given) for given in body.prompt]
         return [text if body.echo else "" for text in texts for _ in range(body.n)]
 
-    @property
-    def _wants_usage(self) -> bool:
-        options = self._body.stream_options
-        return options is not None and options.include_usage
-
     def _envelope(self) -> JsonDict:
         return {
             "id": self._id,
@@ -141,7 +136,7 @@ class Completion:
 
     def _chunk(self, index: int, choice: _Choice) -> bytes:
         chunk = {**self._envelope(), "choices": [self._choice(index, choice)]}
-        return sse.data({**chunk, "usage": None} if self._wants_usage else chunk)
+        return sse.data({**chunk, "usage": None} if self._body.wants_usage else chunk)
 
 
 @dataclass(slots=True)

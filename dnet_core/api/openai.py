@@ -265,6 +265,11 @@ class Sampled(Body):
             raise PydanticCustomError("stream_options", "'stream_options' needs 'stream': true")
         return self
 
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk of its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
 
 class TextFormat(Body):
     type: Literal["text"]
