@@ -187,7 +187,7 @@ async def measure(
         return Result(
             (timed[-1][0] - timed[0][0]) / tokens,
             len(streamed) * layer_bytes,
-            read / (tokens + 1),  # the prompt is one chunk: it reads as much as a token
+            read / (tokens + 2),  # the prompt passes as one chunk and as its last token
             sum(s.compute_s + s.queue_s + s.wire_s for s in stages) / tokens,
             sum(s.disk_wait_s for s in stages) / tokens,
             max(peak_bytes(shard) for shard in shards),
