@@ -36,6 +36,8 @@ class Terminal:
     def __init__(self, home: Path, width: int, height: int) -> None:
         self._socket = f"dnet-{uuid.uuid4().hex[:12]}"
         environment = child_environment(DNET_HOME=str(home), PS1="shell> ", TERM="xterm-256color")
+        for name in ("COLUMNS", "LINES"):  # pytest's workers set them: the terminal's own size is what counts
+            environment.pop(name, None)
         self._tmux(
             "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "sh", env=environment
         )  # fmt: skip
@@ -61,9 +63,7 @@ class Terminal:
         self._tmux("send-keys", *keys)
 
     def resize(self, width: int, height: int) -> None:
-        """Like a person at the window's corner: the last of several sizes is the one that stays."""
-        for rows in (height - 1, height):
-            self._tmux("resize-window", "-x", str(width), "-y", str(rows))
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
 
     def screen(self) -> str:
         return self._tmux("capture-pane", "-p")
