@@ -35,6 +35,9 @@ from dnet_core.types.ring import LayerWindow
 Arrays = tuple[mx.array, ...]
 """What travels between windows: usually one array `[batch, tokens, hidden]`."""
 
+BEGIN_EVERY = 4
+"""Layers after which MLX begins to compute: the ring waits for this window, so nothing is only built."""
+
 
 class _StandIn:
     """A layer that returns what `output` gives; anything else it is asked goes to the real layer."""
@@ -244,7 +247,10 @@ class WindowedModel:
         if found is not None:
             return found
         layers: list[Any] = [_StandIn(layer, lambda: self._entering) for layer in self.layers[: window.start]]
-        layers += self._running[window.start : window.stop - 1]
+        for index in range(window.start, window.stop - 1):
+            layer = self._running[index]
+            starts = (index - window.start) % BEGIN_EVERY == BEGIN_EVERY - 1
+            layers.append(_Observer(layer, _begin) if starts else layer)
         layers.append(_Observer(self._running[window.stop - 1], self._keep))
         layers += [_StandIn(layer, lambda: self._leaving) for layer in self.layers[window.stop :]]
         self._lists[window] = layers
@@ -335,6 +341,11 @@ def _fits(array: mx.array, hole: _Hole, num_tokens: int) -> bool:
             for have, want in zip(array.shape, hole.shape, strict=True)
         )
     )
+
+
+def _begin(_arguments: tuple[Any, ...], output: Any) -> None:
+    """Let MLX compute what has been built so far while the rest of the window is built."""
+    mx.async_eval(output)  # type: ignore[no-untyped-call]
 
 
 def _arrays(output: Any, shape: Any) -> Arrays:
