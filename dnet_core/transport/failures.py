@@ -52,7 +52,8 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> DnetError:
     if distrust is not None:
         return distrust
     match error.code():
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.INTERNAL:
+            # Errors of ours carry their name: an INTERNAL without one is gRPC's word for a broken stream.
             return PeerLost(peer, details)
         case grpc.StatusCode.UNIMPLEMENTED:
             return ProtocolError(f"{peer} does not speak this protocol version: update dnet there and here")
