@@ -74,7 +74,7 @@ async def lose(ring: Coordinator, name: str, prompts: tuple[tuple[int, ...], ...
         process.kill()
         async with asyncio.timeout(NOTICED_S):
             results = await reading
-            while not any(isinstance(event, ModelUnloaded) for event in told):
+            while not {ModelUnloaded, PeerLeft} <= {type(event) for event in told}:
                 told.append(await anext(events))
     for lost in results:
         assert isinstance(lost, PeerLost)
