@@ -79,6 +79,41 @@ class ModelUnloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class RingLost:
+    """`peer` of the loaded ring is gone. Answers wait: for Recovered, or for LoadFailed, which ends them."""
+
+    model: str
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStarted:
+    """`model` is being placed anew on `peers`; PlanMade, LoadStarted and LoadProgressed tell how far."""
+
+    model: str
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The model is loaded as `plan` says, `seconds` after the ring was lost; answers go on."""
+
+    plan: RingPlan
+    seconds: float
+    solve_s: float
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOffered:
+    """A device that `model` lost is back: it takes part again when `Coordinator.take_in` is called."""
+
+    name: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStarted:
     session: str
     prompt_tokens: int
@@ -112,6 +147,10 @@ Event = (
     | ModelLoaded
     | LoadFailed
     | ModelUnloaded
+    | RingLost
+    | RecoveryStarted
+    | Recovered
+    | PeerOffered
     | SessionStarted
     | LapMeasured
     | SessionEnded

@@ -27,7 +27,14 @@ from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
 from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined, SessionStarted
-from dnet_core.types.generation import GenerationDone, GenerationEvent, PromptProgress, TokenText
+from dnet_core.types.generation import (
+    GenerationDone,
+    GenerationEvent,
+    Paused,
+    PromptProgress,
+    Resumed,
+    TokenText,
+)
 from dnet_tui.chat import (
     Answering,
     ChatSettings,
@@ -95,6 +102,10 @@ class _Answer:
                 self._text += text
                 self._num_tokens += 1
                 self._phase = self._answering(self._first_s)
+            case Paused(lost=lost, completion_tokens=n):
+                self._phase = Queued(f"{lost} left after {n} tokens: the others take over its layers")
+            case Resumed():
+                self._phase = Reading(0, None)
             case GenerationDone():
                 self._phase = Finished(event)
             case _:

@@ -22,8 +22,12 @@ from dnet_core.events import (
     ModelUnloaded,
     PeerJoined,
     PeerLeft,
+    PeerOffered,
     PlanMade,
     PlanStarted,
+    Recovered,
+    RecoveryStarted,
+    RingLost,
     SessionEnded,
     SessionStarted,
 )
@@ -159,7 +163,7 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
             return replace(view, devices=devices)
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
-        case PlanStarted() | PlanMade():
+        case PlanStarted() | PlanMade() | RingLost() | RecoveryStarted() | PeerOffered():
             return view
         case LoadStarted(plan=plan):
             return replace(view, model=Loading(plan, {}), laps=())
@@ -169,6 +173,8 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
             progress = {**view.model.progress, peer_name: (done, total)}
             return replace(view, model=Loading(view.model.plan, progress))
         case ModelLoaded(plan=plan, seconds=seconds):
+            return replace(view, model=Ready(plan, seconds))
+        case Recovered(plan=plan, seconds=seconds):
             return replace(view, model=Ready(plan, seconds))
         case LoadFailed(model=model, message=message):
             return replace(view, model=Unusable(model, message), laps=())

@@ -165,6 +165,7 @@ class Driver:
             xtc_special_tokens=(*newline, *eos),
             sampling=sampling,
             seed=seed,
+            answered_tokens=(),
         )
 
     def _receive(self, frame: DriverFrame) -> None:

@@ -307,6 +307,7 @@ def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
         max_tokens=order.max_tokens,
         stop_tokens=order.stop_tokens,
         recent_tokens=order.recent_tokens,
+        answered_tokens=order.answered_tokens,
         sampling=pb.Sampling(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -362,6 +363,7 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
         xtc_special_tokens=tuple(s.xtc_special_tokens),
         sampling=sampling,
         seed=s.seed,
+        answered_tokens=tuple(m.answered_tokens),
     )
 
 

@@ -77,7 +77,12 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class SessionOrder:
-    """All that holds for a whole session. `sampling.seed` and `max_tokens` are set here."""
+    """All that holds for a whole session. `sampling.seed` and `max_tokens` are set here.
+
+    `answered_tokens` is the part of the answer that another ring has sampled before this session was opened:
+    its frames read prompt and answer so far alike, and what is counted (`max_tokens`) or follows the answer's
+    course goes on behind it. `recent_tokens` are the last ones of both.
+    """
 
     session: str
     prompt_tokens: int
@@ -87,6 +92,7 @@ class SessionOrder:
     xtc_special_tokens: tuple[int, ...]
     sampling: SamplingParams
     seed: int
+    answered_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""DnetErrors across a gRPC call: the class name travels in the trailing metadata, the text in the details."""
+"""DnetErrors across a gRPC call: the text travels in the details, class and peer in the trailing metadata."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dnet_core.errors import DeadlineExceeded, DnetError, PeerLost, ProtocolErro
 from dnet_core.transport import tls
 
 ERROR_KEY = "dnet-error"
+PEER_KEY = "dnet-peer-bin"  # bytes: a name need not be ASCII
 
 _CODES: tuple[tuple[type[DnetError], grpc.StatusCode], ...] = (
     (errors.UnknownModel, grpc.StatusCode.NOT_FOUND),
@@ -24,6 +25,14 @@ _CODES: tuple[tuple[type[DnetError], grpc.StatusCode], ...] = (
 
 def code_of(error: DnetError) -> grpc.StatusCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def metadata_of(error: DnetError) -> tuple[tuple[str, str | bytes], ...]:
+    """What tells the caller which error it was, and whom it is about."""
+    kind = (ERROR_KEY, type(error).__name__)
+    return (
+        (kind, (PEER_KEY, error.peer.encode())) if isinstance(error, PeerLost | DeadlineExceeded) else (kind,)
+    )
 
 
 def rebuild(kind: str, message: str, peer: str) -> DnetError:
@@ -43,10 +52,12 @@ def rebuild(kind: str, message: str, peer: str) -> DnetError:
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> DnetError:
     """What a failed call to `peer` means."""
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_KEY:
-            text = error.details() or ""
-            return rebuild(str(value), text if peer in text else f"{peer}: {text}", peer)
+    told = dict(error.trailing_metadata() or ())
+    if ERROR_KEY in told:
+        text = error.details() or ""
+        about = told.get(PEER_KEY)
+        name = about.decode() if isinstance(about, bytes) else peer
+        return rebuild(str(told[ERROR_KEY]), text if peer in text else f"{peer}: {text}", name)
     details = error.details() or error.code().name.lower()
     distrust = tls.refusal(peer, details)
     if distrust is not None:

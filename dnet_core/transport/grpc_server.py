@@ -18,7 +18,7 @@ from dnet_core.errors import DnetError, StartError
 from dnet_core.tasks import beside
 from dnet_core.transport import codec
 from dnet_core.transport.control import Arrival, Hop, ShardService
-from dnet_core.transport.failures import ERROR_KEY, code_of
+from dnet_core.transport.failures import code_of, metadata_of
 from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, OPTIONS
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.transport.pb.shard_pb2_grpc import ShardServicer, add_ShardServicer_to_server
@@ -35,7 +35,7 @@ def _caller(context: Context) -> str:
 
 
 async def _abort(context: Context, error: DnetError) -> NoReturn:
-    await context.abort(code_of(error), str(error), ((ERROR_KEY, type(error).__name__),))
+    await context.abort(code_of(error), str(error), metadata_of(error))
     raise AssertionError("abort returns never")
 
 

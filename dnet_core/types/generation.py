@@ -144,6 +144,27 @@ class TokenText:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The device `lost` left the ring after `completion_tokens` of this answer.
+
+    The others are given its layers; then the answer goes on (`Resumed`) with the text it would have had, or
+    it ends with an error.
+    """
+
+    lost: str
+    reason: str
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The answer goes on, on the devices `peers` (in ring order), `seconds` after it paused."""
+
+    peers: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationDone:
     """The last word of every generation that did not fail."""
 
@@ -155,4 +176,4 @@ class GenerationDone:
     decode_tokens_per_s: float | None  # None: fewer than two tokens
 
 
-GenerationEvent = PromptProgress | TokenText | GenerationDone
+GenerationEvent = PromptProgress | TokenText | Paused | Resumed | GenerationDone

@@ -103,7 +103,7 @@ async def compute(shard: ShardProcess, model: Path) -> None:
             client.channel, shard.name, driver, 5, lambda _frame: None, lambda _error: lost.set()
         ) as link:
             sampling = SamplingParams(max_tokens=90_000, seed=1)
-            await client.open_session(driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1))
+            await client.open_session(driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1, ()))
             link.send(Prompt("s", 0, (5, 6, 7), True))
             while (await client.describe()).steps < 20:
                 pass

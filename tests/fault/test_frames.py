@@ -48,7 +48,7 @@ class ByHand:
     async def open(self, session: str, max_tokens: int = 6) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         await self.client.open_session(
-            DRIVER, SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1)
+            DRIVER, SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, ())
         )
 
     async def check_alive(self, model: Path) -> None:
@@ -130,7 +130,7 @@ async def test_orders_that_cannot_be_served(rings: Rings, model: Path) -> None:
         with pytest.raises(ProtocolError, match="already open"):
             await shard.open("twice")
         await shard.client.close_session("twice")
-        order = SessionOrder("s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1)
+        order = SessionOrder("s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1, ())
         with pytest.raises(RequestError, match="before its ring stream"):
             await shard.client.open_session(f"{DRIVER_PREFIX}stranger", order)
         await shard.client.close_session("never opened")

@@ -126,16 +126,19 @@ def test_load_orders(
     assert codec.decode_load(message) == order
 
 
-@given(params=sampling, name=names, prompt_tokens=u32, lists=st.tuples(tokens, tokens, tokens))
+@given(params=sampling, name=names, prompt_tokens=u32, lists=st.tuples(tokens, tokens, tokens, tokens))
 def test_session_orders(
     params: SamplingParams,
     name: str,
     prompt_tokens: int,
-    lists: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    lists: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
 ) -> None:
     assert params.seed is not None
     assert params.max_tokens is not None
-    order = SessionOrder(name, prompt_tokens, params.max_tokens, *lists, params, params.seed)
+    stop, recent, special, answered = lists
+    order = SessionOrder(
+        name, prompt_tokens, params.max_tokens, stop, recent, special, params, params.seed, answered
+    )
     message = pb.OpenSessionRequest.FromString(codec.encode_session(order).SerializeToString())
     assert codec.decode_session(message) == order
 

@@ -51,7 +51,9 @@ class Shard:
 
     def open(self, session: str = "s", max_tokens: int = 6) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
-        self.runtime.open("driver:d", SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1))
+        self.runtime.open(
+            "driver:d", SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, ())
+        )
 
     def send(self, frame: RingFrame) -> None:
         self.runtime.handle(Arrival(frame, 0.0, 0.0))
