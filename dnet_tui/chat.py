@@ -1,6 +1,7 @@
 """The conversation as frozen values: what was asked, what came back, and how each turn stands.
 
 Queued -> Reading -> Answering -> Finished | Stopped | Failed
+               ^---- Recovering ----'
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovering:
+    """Device `lost` left during the answer; the others take over its layers and read the prompt again."""
+
+    lost: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     done: GenerationDone
 
@@ -48,7 +57,7 @@ class Failed:
     num_tokens: int
 
 
-Phase = Queued | Reading | Answering | Finished | Stopped | Failed
+Phase = Queued | Reading | Answering | Recovering | Finished | Stopped | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Turn:
 
     @property
     def is_live(self) -> bool:
-        return isinstance(self.phase, Reading | Answering)
+        return isinstance(self.phase, Reading | Answering | Recovering)
 
     @property
     def is_over(self) -> bool:

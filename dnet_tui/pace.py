@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -10,6 +12,17 @@ from textual.timer import Timer
 
 COST_SHARE = 4
 """A flush that took c seconds is followed by none before 4 c: drawing gets a quarter of the time at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How often things are drawn, in seconds; tests take a clock of their own and let nothing tick."""
+
+    stream_s: float = 1 / 15
+    view_s: float = 1 / 8
+    tick_s: float | None = 1 / 8  # None: the spinner stands still
+    blink: bool = True
+    clock: Callable[[], float] = time.monotonic
 
 
 class SetTimer(Protocol):

@@ -15,7 +15,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
-from dnet_tui.chat import Answering, Failed, Finished, Phase, Queued, Reading, Stopped, Turn
+from dnet_tui.chat import Answering, Failed, Finished, Phase, Queued, Reading, Recovering, Stopped, Turn
 from dnet_tui.look import look_of
 from dnet_tui.prose import Prose, Renderer
 from dnet_tui.units import count_text, seconds_text
@@ -160,6 +160,8 @@ def phase_text(phase: Phase, spinner: str) -> str:
         case Answering(num_tokens=n, tokens_per_s=rate):
             speed = f" · {rate:.1f} tok/s" if rate is not None else ""
             return f"{spinner} {n} tok{speed} · esc stops"
+        case Recovering(lost=lost, num_tokens=n):
+            return f"{spinner} {lost} left after {n} tok · the others take over its layers · esc stops"
         case Finished(done=done_event):
             parts = [f"✓ {done_event.completion_tokens} tok"]
             if done_event.decode_tokens_per_s is not None:

@@ -10,8 +10,9 @@ import pytest
 import pytest_textual_snapshot  # type: ignore[import-untyped]
 from textual.pilot import Pilot
 
-from dnet_tui.app import DnetApp, Timing
+from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Turn
+from dnet_tui.pace import Timing
 from dnet_tui.widgets.prompt import Prompt
 from tests.fake_coordinator import FakeCoordinator
 
@@ -42,7 +43,7 @@ class Desk:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        return self.app.turns
+        return self.app.conversation.turns
 
     @property
     def prompt(self) -> Prompt:

@@ -19,9 +19,9 @@ from textual.widgets import Footer
 
 import dnet_core
 import dnet_tui
-from dnet_tui.app import DnetApp, Timing
+from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Finished
-from dnet_tui.pace import COST_SHARE, Pace
+from dnet_tui.pace import COST_SHARE, Pace, Timing
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import MODEL, OpenDesk
 
@@ -78,7 +78,7 @@ async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.Mon
         while not fake.ended:
             await fake.gate.step()
         await asyncio.sleep(0.5)  # the last paced flush
-        assert isinstance(app.turns[0].phase, Finished)
+        assert isinstance(app.conversation.turns[0].phase, Finished)
         monkeypatch.setattr(Widget, "refresh", noting)
         await asyncio.sleep(2)
         assert drawn == []
