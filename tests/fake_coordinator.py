@@ -268,6 +268,8 @@ class FakeCoordinator:
                 compute_s=0.0021 * len(assignment.resident) + 0.0004 * index,
                 disk_wait_s=0.004 * len(assignment.streamed),
                 wire_s=0.0003 * (index + 1),
+                read_bytes=3_300_000 * len(assignment.streamed),
+                read_s=0.006 * len(assignment.streamed),
             )
             for index, (name, assignment) in enumerate(layers.items())
         )

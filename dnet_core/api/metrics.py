@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dnet_core.api.ring_metrics import family
 from dnet_core.api.service import Service
+from dnet_core.transport.control import ShardStatus
 
 
 async def show(service: Service, request: Request) -> Response:
-    lines = [*_gauges(service), *service.ring_metrics.lines()]
+    lines = [*_gauges(service), *await _device_gauges(service), *service.ring_metrics.lines()]
     return Response("\n".join([*lines, ""]), media_type="text/plain; version=0.0.4")
+
+
+async def _device_gauges(service: Service) -> list[str]:
+    """What every device that answers says of itself now."""
+    found = [status for _, status in await service.coordinator.survey() if isinstance(status, ShardStatus)]
+
+    def gauge(name: str, of: Callable[[ShardStatus], int]) -> Iterator[str]:
+        return family(name, "gauge", {(("device", status.name),): of(status) for status in found})
+
+    return [
+        *gauge("memory_budget_bytes", lambda status: status.budget_bytes),
+        *gauge("memory_active_bytes", lambda status: status.active_bytes),
+        *gauge("memory_peak_bytes", lambda status: status.peak_bytes),
+        *gauge("layers_resident", lambda status: status.num_resident),
+        *gauge("layers_streamed", lambda status: status.num_streamed),
+    ]
 
 
 def _gauges(service: Service) -> Iterator[str]:

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from dnet_core.coordinator import Coordinator
 from dnet_core.events import (
@@ -17,6 +18,7 @@ from dnet_core.events import (
     SessionEnded,
     SessionStarted,
 )
+from dnet_core.types.generation import StageTime
 
 FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 NEXT_TOKEN_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
@@ -45,12 +47,28 @@ class Histogram:
         yield f"{name}_count {total}"
 
 
+@dataclass(slots=True)
+class _Disk:
+    """What one device has read of streamed layers, and how long its compute has waited for that."""
+
+    read_bytes: int = 0
+    read_s: float = 0.0
+    wait_s: float = 0.0
+
+    def take(self, stage: StageTime) -> None:
+        self.read_bytes += stage.read_bytes
+        self.read_s += stage.read_s
+        self.wait_s += stage.disk_wait_s
+
+
 class RingMetrics:
     """The fold of events. Owned by the task that runs `listen`."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, Labels]] = Counter()
         self._stage_s: Counter[Labels] = Counter()
+        self._disks: dict[str, _Disk] = {}  # by device
+        self._disks_now: dict[str, _Disk] = {}  # the same since the model was loaded
         self._first_token = Histogram(FIRST_TOKEN_S)
         self._next_token = Histogram(NEXT_TOKEN_S)
         self._sessions: dict[str, tuple[int, float, bool]] = {}  # prompt tokens, last time, has a token
@@ -74,6 +92,7 @@ class RingMetrics:
                 self._counts["prompt_tokens_total", ()] += event.prompt_tokens
                 self._counts["completion_tokens_total", ()] += event.completion_tokens
             case ModelLoaded():
+                self._disks_now.clear()
                 self._counts["loads_total", (("result", "loaded"),)] += 1
             case LoadFailed():
                 self._counts["loads_total", (("result", "failed"),)] += 1
@@ -87,14 +106,29 @@ class RingMetrics:
             for name in ("queue", "compute", "disk_wait", "wire"):
                 labels = (("device", stage.peer), ("stage", name))
                 self._stage_s[labels] += getattr(stage, f"{name}_s")
+            for disks in (self._disks, self._disks_now):
+                disks.setdefault(stage.peer, _Disk()).take(stage)
         prompt_tokens, last_s, has_token = self._sessions.get(event.session, (0, now_s, True))
         if event.position < prompt_tokens:
             return  # a chunk of the prompt
         (self._next_token if has_token else self._first_token).add(now_s - last_s)
         self._sessions[event.session] = (prompt_tokens, now_s, True)
 
+    def _disk_lines(self) -> Iterator[str]:
+        """Reads in all, in bytes and seconds; of the loaded model their speed, and how much was hidden."""
+        total = _by_device(self._disks)
+        yield from family("disk_read_bytes_total", "counter", {d: disk.read_bytes for d, disk in total})
+        yield from family("disk_read_seconds_total", "counter", {d: disk.read_s for d, disk in total})
+        yield from family("disk_stall_seconds_total", "counter", {d: disk.wait_s for d, disk in total})
+        now = [(d, disk) for d, disk in _by_device(self._disks_now) if disk.read_s > 0]
+        speeds = {d: disk.read_bytes / disk.read_s for d, disk in now}
+        yield from family("disk_read_bytes_per_second", "gauge", speeds)
+        hidden = {d: max(0.0, 1 - disk.wait_s / disk.read_s) for d, disk in now}
+        yield from family("disk_overlap_ratio", "gauge", hidden)
+
     def lines(self) -> Iterator[str]:
         """The counters in Prometheus' text format."""
+        yield from self._disk_lines()
         for name in sorted({name for name, _ in self._counts}):
             yield from family(name, "counter", {k[1]: n for k, n in self._counts.items() if k[0] == name})
         yield from family("stage_seconds_total", "counter", self._stage_s)
@@ -104,6 +138,10 @@ class RingMetrics:
         ):
             yield f"# TYPE dnet_{name} histogram"
             yield from histogram.lines(f"dnet_{name}")
+
+
+def _by_device(disks: Mapping[str, _Disk]) -> list[tuple[Labels, _Disk]]:
+    return [((("device", device),), disk) for device, disk in disks.items()]
 
 
 def family(name: str, kind: str, values: Mapping[Labels, float]) -> Iterator[str]:

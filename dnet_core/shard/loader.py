@@ -34,8 +34,33 @@ class _Held:
     read: Future[dict[str, mx.array]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Streamed layers that were read: their bytes, and the seconds it took."""
+
+    num_bytes: int
+    seconds: float
+
+    def __add__(self, other: Reads) -> Reads:
+        return Reads(self.num_bytes + other.num_bytes, self.seconds + other.seconds)
+
+    def __sub__(self, other: Reads) -> Reads:
+        return Reads(self.num_bytes - other.num_bytes, self.seconds - other.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What streaming has done for compute, and cost it, in some time."""
+
+    waited_s: float
+    reads: Reads
+
+
 class LayerStream:
-    """The streamed layers of one loaded model, in at most as many buffers. Owned by the compute thread."""
+    """The streamed layers of one loaded model, in at most as many buffers. Owned by the compute thread.
+
+    `read`, the sum of all reads so far, is set by the loader thread.
+    """
 
     def __init__(
         self, model: WindowedModel, layers: Mapping[int, StreamedLayer], num_buffers: int, thread: MlxThread
@@ -49,8 +74,8 @@ class LayerStream:
         self._held: dict[int, _Held] = {}
         self._closed = False
         self._waited_s = 0.0
-        self.read_bytes = 0
-        self.read_s = 0.0
+        self._told = Reads(0, 0.0)
+        self.read = Reads(0, 0.0)
         model.stream(self._order, self.turn)
         size = max(layer.file.num_bytes for layer in layers.values())
         self._free = thread.submit(lambda: [LayerBuffer(size) for _ in range(num_buffers)]).result()
@@ -87,10 +112,12 @@ class LayerStream:
             self._layers[layer].slots.clear()
             self._arrange(cycle_after(self._order, layer))
 
-    def take_waited_s(self) -> float:
-        """Seconds that compute has waited for bytes since the last call."""
-        waited, self._waited_s = self._waited_s, 0.0
-        return waited
+    def take_spent(self) -> Spent:
+        """How long compute has waited for bytes, and what has been read, since the last call."""
+        read = self.read
+        spent = Spent(self._waited_s, read - self._told)
+        self._told, self._waited_s = read, 0.0
+        return spent
 
     def _parameters(self, layer: int) -> dict[str, mx.array]:
         """Wait for the layer's bytes. A read ahead that failed is tried again: the file may be back."""
@@ -135,8 +162,7 @@ class LayerStream:
         def read() -> dict[str, mx.array]:
             begun = time.monotonic()
             parameters = buffer.fill(file, self._reader)
-            self.read_s += time.monotonic() - begun
-            self.read_bytes += file.num_bytes
+            self.read += Reads(file.num_bytes, time.monotonic() - begun)
             return parameters
 
         return self._thread.submit(read)

@@ -20,7 +20,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
-from dnet_core.shard.loader import LayerStream
+from dnet_core.shard.loader import LayerStream, Reads, Spent
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session
 from dnet_core.slices.kv import quantize_caches
@@ -114,14 +114,9 @@ class Runtime:
             self.close(name)
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes of streamed layers read from disk since the model was loaded."""
-        return self._stream.read_bytes if self._stream else 0
-
-    @property
-    def read_s(self) -> float:
-        """Seconds that these reads took."""
-        return self._stream.read_s if self._stream else 0.0
+    def read(self) -> Reads:
+        """What was read of streamed layers since the model was loaded."""
+        return self._stream.read if self._stream else Reads(0, 0.0)
 
     def warm(self, window: LayerWindow) -> None:
         """Run a token through `window`: reads embedding, norm and head, and compiles kernels.
@@ -129,6 +124,10 @@ class Runtime:
         With quantised KV a second token follows, which finds the caches quantised. Raises RequestError when
         the model cannot have them.
         """
+        self._warm(window)
+        self._spent()  # by no lap
+
+    def _warm(self, window: LayerWindow) -> None:
         cache = self._model.make_cache()
         blank = (mx.zeros((1, 1), mx.int32),) if window.start == 0 else self._model.blank_input(window)
         mx.eval(self._run_window(window, blank, cache, 0))
@@ -292,14 +291,19 @@ class Runtime:
         now = time.monotonic()
         begun = max(turn.begun_s, session.counted_until_s)
         session.counted_until_s = now
-        waited = self._stream.take_waited_s() if self._stream else 0.0
+        spent = self._spent()
         return StageTime(
             peer=self._peer,
             queue_s=max(0.0, turn.queue_s),
-            compute_s=max(0.0, now - begun - waited),
-            disk_wait_s=waited,
+            compute_s=max(0.0, now - begun - spent.waited_s),
+            disk_wait_s=spent.waited_s,
             wire_s=turn.wire_s,
+            read_bytes=spent.reads.num_bytes,
+            read_s=spent.reads.seconds,
         )
+
+    def _spent(self) -> Spent:
+        return self._stream.take_spent() if self._stream else Spent(0.0, Reads(0, 0.0))
 
     def _fault(self, session: Session, error: Exception) -> None:
         session.cancelled = True

@@ -32,6 +32,7 @@ from dnet_core.profile.links import measure_link
 from dnet_core.profile.measure import profile_device
 from dnet_core.settings import TIMEOUTS, paths
 from dnet_core.shard.loader import LayerStream
+from dnet_core.shard.memory import budget_bytes
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.layers import StreamedLayer, find_layers, make_streamed
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     order: LoadOrder
+    budget_bytes: int
     runtime: Runtime
     hop: Held[RingLink] | None  # None: a ring of one
     undo: AsyncExitStack
@@ -135,9 +137,14 @@ class ShardServer:
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
             memory_total_bytes=psutil.virtual_memory().total,
+            budget_bytes=loaded.budget_bytes if loaded else budget_bytes(self._memory),
             model=loaded.order.model if loaded else None,
+            num_resident=loaded.order.num_layers_here - len(loaded.order.streamed) if loaded else 0,
+            num_streamed=len(loaded.order.streamed) if loaded else 0,
             sessions=loaded.runtime.sessions if loaded else (),
             steps=loaded.runtime.steps if loaded else 0,
+            read_bytes=loaded.runtime.read.num_bytes if loaded else 0,
+            read_s=loaded.runtime.read.seconds if loaded else 0.0,
         )
 
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
@@ -166,6 +173,7 @@ class ShardServer:
 
     async def _load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Fetch, check, read, warm, connect: each step tells its progress."""
+        budget = budget_bytes(self._memory)
         found: list[Path] = []
         async with aclosing(self._fetch(order.model, found)) as reports:
             async for report in reports:
@@ -194,7 +202,7 @@ class ShardServer:
                 yield LoadReport(LoadStep.WARM, 0, 0, "")
                 await self._thread.call(partial(runtime.warm, window))
             hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
-            self._loaded = _Loaded(order, runtime, hop, undo.pop_all())
+            self._loaded = _Loaded(order, budget, runtime, hop, undo.pop_all())
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
 

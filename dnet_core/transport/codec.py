@@ -193,11 +193,16 @@ def _add_stages(into: RepeatedComposite[pb.Stage], stages: Iterable[StageTime]) 
             compute_s=stage.compute_s,
             disk_wait_s=stage.disk_wait_s,
             wire_s=stage.wire_s,
+            read_bytes=stage.read_bytes,
+            read_s=stage.read_s,
         )
 
 
 def _stage_values(stages: Iterable[pb.Stage]) -> tuple[StageTime, ...]:
-    return tuple(StageTime(s.peer, s.queue_s, s.compute_s, s.disk_wait_s, s.wire_s) for s in stages)
+    return tuple(
+        StageTime(s.peer, s.queue_s, s.compute_s, s.disk_wait_s, s.wire_s, s.read_bytes, s.read_s)
+        for s in stages
+    )
 
 
 # ---- control calls ----
@@ -218,6 +223,11 @@ def encode_status(status: ShardStatus) -> pb.DescribeReply:
         model=status.model,
         sessions=status.sessions,
         steps=status.steps,
+        budget_bytes=status.budget_bytes,
+        num_resident=status.num_resident,
+        num_streamed=status.num_streamed,
+        read_bytes=status.read_bytes,
+        read_s=status.read_s,
         id=status.id,
         addresses=[pb.Address(host=a.host, medium=a.medium) for a in status.addresses],
         thunderbolt=[pb.ThunderboltPort(domain=t.domain, connected=t.connected) for t in status.thunderbolt],
@@ -239,6 +249,11 @@ def decode_status(m: pb.DescribeReply) -> ShardStatus:
         model=m.model if m.HasField("model") else None,
         sessions=tuple(m.sessions),
         steps=m.steps,
+        budget_bytes=m.budget_bytes,
+        num_resident=m.num_resident,
+        num_streamed=m.num_streamed,
+        read_bytes=m.read_bytes,
+        read_s=m.read_s,
         id=m.id,
         addresses=tuple(PeerAddress(a.host, decode_medium(a.medium)) for a in m.addresses),
         thunderbolt=tuple(ThunderboltPort(t.domain, tuple(t.connected)) for t in m.thunderbolt),

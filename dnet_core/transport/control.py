@@ -16,7 +16,11 @@ from dnet_core.types.ring import LayerWindow
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """A shard's answer to "who are you, what do you hold". Bytes are of MLX arrays, by MLX's own count."""
+    """A shard's answer to "who are you, what do you hold".
+
+    Active and peak bytes are of MLX arrays, by MLX's own count. What was read are streamed layers, since the
+    model was loaded.
+    """
 
     id: str
     name: str
@@ -31,9 +35,14 @@ class ShardStatus:
     active_bytes: int
     peak_bytes: int
     memory_total_bytes: int
+    budget_bytes: int
     model: str | None
+    num_resident: int
+    num_streamed: int
     sessions: tuple[str, ...]
     steps: int
+    read_bytes: int
+    read_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,10 @@ class LoadOrder:
     context_tokens: int
     kv_bits: int
     next: Hop | None  # None: a ring of one
+
+    @property
+    def num_layers_here(self) -> int:
+        return sum(map(len, self.windows))
 
 
 class LoadStep(StrEnum):

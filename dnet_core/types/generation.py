@@ -107,13 +107,19 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """Where one lap spent its time on one shard, in seconds, by that shard's own clock."""
+    """Where one lap spent its time on one shard, in seconds, by that shard's own clock.
+
+    Reads are those of streamed layers that ended since the shard's last such report, whichever lap that was:
+    they go on while other shards compute.
+    """
 
     peer: str
     queue_s: float  # frame received -> compute started
     compute_s: float
     disk_wait_s: float  # part of the turn in which compute waited for a layer's bytes
     wire_s: float  # handing the frame on: encode, send and the peer's receive, measured on this shard
+    read_bytes: int
+    read_s: float  # that the disk needed for them
 
 
 @dataclass(frozen=True, slots=True)

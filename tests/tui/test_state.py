@@ -88,7 +88,9 @@ def test_letters_follow_the_ring_and_a_lost_device_keeps_its_own() -> None:
 
 
 def stage(name: str, compute_s: float, wire_s: float) -> StageTime:
-    return StageTime(name, queue_s=0.0, compute_s=compute_s, disk_wait_s=0.0, wire_s=wire_s)
+    return StageTime(
+        name, queue_s=0.0, compute_s=compute_s, disk_wait_s=0.0, wire_s=wire_s, read_bytes=0, read_s=0.0
+    )
 
 
 def test_means_are_per_token_over_both_rounds_and_skip_the_prompt() -> None:

@@ -28,7 +28,7 @@ class ThunderboltPort(_message.Message):
     def __init__(self, domain: _Optional[str] = ..., connected: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt")
+    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt", "budget_bytes", "num_resident", "num_streamed", "read_bytes", "read_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,11 @@ class DescribeReply(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     THUNDERBOLT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_STREAMED_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     protocol_version: int
@@ -61,7 +66,12 @@ class DescribeReply(_message.Message):
     id: str
     addresses: _containers.RepeatedCompositeFieldContainer[Address]
     thunderbolt: _containers.RepeatedCompositeFieldContainer[ThunderboltPort]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ...) -> None: ...
+    budget_bytes: int
+    num_resident: int
+    num_streamed: int
+    read_bytes: int
+    read_s: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("start", "stop")
@@ -289,18 +299,22 @@ class Pong(_message.Message):
     def __init__(self, ping_sent_ns: _Optional[int] = ..., received_ns: _Optional[int] = ...) -> None: ...
 
 class Stage(_message.Message):
-    __slots__ = ("peer", "queue_s", "compute_s", "disk_wait_s", "wire_s")
+    __slots__ = ("peer", "queue_s", "compute_s", "disk_wait_s", "wire_s", "read_bytes", "read_s")
     PEER_FIELD_NUMBER: _ClassVar[int]
     QUEUE_S_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     DISK_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     WIRE_S_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_S_FIELD_NUMBER: _ClassVar[int]
     peer: str
     queue_s: float
     compute_s: float
     disk_wait_s: float
     wire_s: float
-    def __init__(self, peer: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., disk_wait_s: _Optional[float] = ..., wire_s: _Optional[float] = ...) -> None: ...
+    read_bytes: int
+    read_s: float
+    def __init__(self, peer: _Optional[str] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., disk_wait_s: _Optional[float] = ..., wire_s: _Optional[float] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")

@@ -30,7 +30,10 @@ u32 = st.integers(0, 2**32 - 1)
 tokens = st.lists(u32, max_size=6).map(tuple)
 seconds = st.floats(0, 1e6)
 f32 = st.floats(width=32, allow_nan=False)
-stages = st.lists(st.builds(StageTime, names, seconds, seconds, seconds, seconds), max_size=3).map(tuple)
+u64 = st.integers(0, 2**64 - 1)
+stages = st.lists(
+    st.builds(StageTime, names, seconds, seconds, seconds, seconds, u64, seconds), max_size=3
+).map(tuple)
 tensors = st.builds(
     Tensor,
     st.sampled_from(["bfloat16", "float32"]),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dnet_core.errors import LoadError, NotReady
-from dnet_core.shard.loader import LayerStream
+from dnet_core.shard.loader import LayerStream, Reads, Spent
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.slices.layers import find_layers, make_streamed
 from dnet_core.slices.weights import open_model, parameter_bytes
@@ -76,15 +76,15 @@ def test_the_same_logits_again_and_again(num_buffers: int, directory: Path, thre
 def test_reads_go_on_while_nothing_is_computed(directory: Path, thread: MlxThread) -> None:
     """After the last layer of a token come the first ones of the next, before anybody asks."""
     streamed = Streamed(directory, (0, 1, 2, 3), 3, thread)
-    assert streamed.stream.read_bytes == 0
+    assert streamed.stream.read.num_bytes == 0
     streamed.stream.begin()
     streamed.until_idle()
-    assert streamed.stream.read_bytes == 3 * streamed.layer_bytes
+    assert streamed.stream.read.num_bytes == 3 * streamed.layer_bytes
     for tokens in (1, 2):
         streamed.logits()
         streamed.until_idle()
-        assert streamed.stream.read_bytes == (4 * tokens + 3) * streamed.layer_bytes
-    assert streamed.stream.read_s > 0
+        assert streamed.stream.read.num_bytes == (4 * tokens + 3) * streamed.layer_bytes
+    assert streamed.stream.read.seconds > 0
 
 
 def test_a_layer_has_no_weights_outside_its_turn(directory: Path, thread: MlxThread) -> None:
@@ -93,8 +93,21 @@ def test_a_layer_has_no_weights_outside_its_turn(directory: Path, thread: MlxThr
     with streamed.stream.turn(1):
         assert not mx.isnan(weight.weight).any().item()
     assert mx.isnan(weight.weight).all().item()
-    assert streamed.stream.take_waited_s() > 0
-    assert streamed.stream.take_waited_s() == 0
+
+
+def test_what_was_spent_is_told_once(directory: Path, thread: MlxThread) -> None:
+    streamed = Streamed(directory, (0, 1, 2), 2, thread)
+    for _ in range(2):
+        streamed.logits()
+    streamed.until_idle()
+    spent = streamed.stream.take_spent()
+    assert spent.reads == streamed.stream.read
+    assert spent.reads.num_bytes == (2 * 3 + 2) * streamed.layer_bytes, "two tokens, and two buffers ahead"
+    assert spent.waited_s > 0
+    assert streamed.stream.take_spent() == Spent(0.0, Reads(0, 0.0))
+    streamed.logits()
+    streamed.until_idle()
+    assert streamed.stream.take_spent().reads.num_bytes == 3 * streamed.layer_bytes
 
 
 def test_a_read_ahead_that_failed_is_tried_again(directory: Path, thread: MlxThread, tmp_path: Path) -> None:
