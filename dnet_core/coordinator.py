@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost
 from dnet_core.events import (
+    DevicesMeasured,
     Event,
     FetchProgressed,
     LoadFailed,
@@ -28,6 +29,7 @@ from dnet_core.events import (
     LoadStarted,
     ModelLoaded,
     ModelUnloaded,
+    PeerJoined,
     PlanMade,
     PlanStarted,
 )
@@ -37,10 +39,12 @@ from dnet_core.planning import Prepared, Wishes
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
 from dnet_core.tasks import Held, TaskScope
+from dnet_core.telemetry import Telemetry
 from dnet_core.transport.control import Hop, LoadOrder, LoadStep, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
+from dnet_core.types.plan import Pin, Solution, SolveRequest
 from dnet_core.types.ring import LayerWindow, RingPlan
 
 log = logging.getLogger(__name__)
@@ -72,7 +76,8 @@ class Coordinator:
         """`wishes` are for plans that nobody asks for in particular. Raises TrustError for a bad key."""
         self._wishes = wishes or Wishes()
         self._tasks = TaskScope()
-        self._cluster = Cluster(options, self._tasks, self._emit)
+        self._cluster = Cluster(options, self._tasks, self._hear)
+        self._telemetry = Telemetry(self._cluster, self._tasks, self._emit)
         self._subscribers: set[asyncio.Queue[Event]] = set()
         self._changing = asyncio.Lock()
         self._ring: _Ring | None = None
@@ -95,6 +100,7 @@ class Coordinator:
         """Everything that happens from now on, in order."""
         queue: asyncio.Queue[Event] = asyncio.Queue(SUBSCRIBER_EVENTS)
         self._subscribers.add(queue)
+        self._telemetry.listen(bool(self._subscribers))
 
         async def events() -> AsyncIterator[Event]:
             while True:
@@ -104,6 +110,13 @@ class Coordinator:
             yield events()
         finally:
             self._subscribers.discard(queue)
+            self._telemetry.listen(bool(self._subscribers))
+
+    def _hear(self, event: Event) -> None:
+        """Take what the cluster tells."""
+        self._emit(event)
+        if isinstance(event, PeerJoined) and event.peer.cannot_join is None:
+            self._telemetry.watch(event.peer)
 
     def _emit(self, event: Event) -> None:
         for queue in self._subscribers:
@@ -162,8 +175,8 @@ class Coordinator:
         cannot be measured.
         """
         self._emit(PlanStarted(model))
-        prepared = await planning.prepare(self._cluster, canonical(model), wishes or self._wishes)
-        return self._keep(prepared)
+        wishes = wishes or self._wishes
+        return self._keep(await planning.prepare(self._cluster, canonical(model), wishes, self._tell_facts))
 
     async def prepare_by_hand(
         self,
@@ -179,9 +192,36 @@ class Coordinator:
         """
         self._emit(PlanStarted(model))
         prepared = await planning.prepare_by_hand(
-            self._cluster, canonical(model), windows, num_resident or {}, wishes or self._wishes
+            self._cluster,
+            canonical(model),
+            windows,
+            num_resident or {},
+            wishes or self._wishes,
+            self._tell_facts,
         )
         return self._keep(prepared)
+
+    async def replan(self, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
+        """Plan again from what was measured for the last plan, without `excluded` and around `pins`.
+
+        Nothing changes and nothing is measured: it works while a model is loaded. Raises NotReady when there
+        is no plan yet, InfeasiblePlan, RequestError.
+        """
+        return await asyncio.to_thread(planning.replan, self._facts(), excluded, pins)
+
+    async def predict(
+        self, windows: Mapping[str, tuple[LayerWindow, ...]], num_resident: Mapping[str, int] | None = None
+    ) -> Solution:
+        """Check and predict a placement made by hand, as `replan` plans; arguments of `prepare_by_hand`."""
+        return await asyncio.to_thread(planning.predict, self._facts(), windows, num_resident or {})
+
+    def _facts(self) -> Prepared:
+        if self._prepared is None:
+            raise NotReady("nothing has been planned yet: load a model first")
+        return self._prepared
+
+    def _tell_facts(self, request: SolveRequest) -> None:
+        self._emit(DevicesMeasured(request))
 
     def _keep(self, prepared: Prepared) -> Prepared:
         self._prepared = prepared
@@ -200,12 +240,13 @@ class Coordinator:
         return self._changing.locked()
 
     async def load(
-        self, model: str, plan: RingPlan | None = None, chunk_tokens: int | None = None
+        self, model: str, plan: RingPlan | Solution | None = None, chunk_tokens: int | None = None
     ) -> LoadedModel:
         """Fetch `model` if need be, place it on the devices and load it; progress is told as events.
 
-        `plan` says where its layers go (None: as `prepare` finds best); `chunk_tokens` how much of a
-        prompt travels in one frame (None: by backend). What was loaded before is unloaded. Cancelling the
+        `plan` says where its layers go (None: as `prepare` finds best; a Solution, of `replan` or `predict`,
+        becomes the plan made last); `chunk_tokens` how much of a prompt travels in one frame (None: by
+        backend). What was loaded before is unloaded. Cancelling the
         wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
         """
@@ -222,12 +263,16 @@ class Coordinator:
             self._emit(ModelLoaded(loaded.plan, time.monotonic() - begun))
             return loaded
 
-    async def _load(self, model: str, plan: RingPlan | None, chunk_tokens: int | None) -> LoadedModel:
+    async def _load(
+        self, model: str, plan: RingPlan | Solution | None, chunk_tokens: int | None
+    ) -> LoadedModel:
         directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
         checkpoint = read_checkpoint(directory)
         tokenizer = Tokenizer.load(directory)
         await self._cluster.usable_peers()
-        if plan is None:
+        if isinstance(plan, Solution):
+            plan = self._keep(replace(self._facts(), solution=plan)).solution.plan
+        elif plan is None:
             plan = (await self.prepare(model)).solution.plan
         orders = self._orders(plan)
         self._emit(LoadStarted(plan))

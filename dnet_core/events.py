@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import FinishReason, StageTime
-from dnet_core.types.plan import Solution
+from dnet_core.types.plan import Solution, SolveRequest
 from dnet_core.types.ring import RingPlan
 
 
@@ -24,6 +24,16 @@ class PeerJoined:
 class PeerLeft:
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReported:
+    """What a shard holds, by MLX's own count; told about once a second while it changes and is heard."""
+
+    peer: str
+    active_bytes: int
+    peak_bytes: int  # since its model was loaded
+    memory_total_bytes: int  # of the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,16 @@ class PlanStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesMeasured:
+    """All facts for a plan are there: the model's layers, the devices and their links."""
+
+    request: SolveRequest
+
+
+@dataclass(frozen=True, slots=True)
 class PlanMade:
+    """The plan that was made, or chosen by hand; what is loaded follows it only when a load says so."""
+
     solution: Solution
 
 
@@ -139,8 +158,10 @@ class SessionEnded:
 Event = (
     PeerJoined
     | PeerLeft
+    | MemoryReported
     | FetchProgressed
     | PlanStarted
+    | DevicesMeasured
     | PlanMade
     | LoadStarted
     | LoadProgressed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from dnet_core.cluster import Cluster
@@ -38,6 +38,9 @@ class Wishes:
     excluded: frozenset[str] = frozenset()
 
 
+Told = Callable[[SolveRequest], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan for `model` with the facts it was made from, so that it can be changed by hand."""
@@ -45,28 +48,22 @@ class Prepared:
     model: str
     request: SolveRequest
     solution: Solution
+    one_machine: bool  # shards of one machine are started to try a ring: all of them take part
 
 
-async def prepare(cluster: Cluster, model: str, wishes: Wishes) -> Prepared:
+async def prepare(cluster: Cluster, model: str, wishes: Wishes, told: Told) -> Prepared:
     """Measure the devices and place `model` on them; nothing is loaded and no weight is fetched.
 
-    Raises UnknownModel and other RequestErrors, NotReady, InfeasiblePlan.
+    `told` hears the facts before the choice is made. Raises UnknownModel and other RequestErrors, NotReady,
+    InfeasiblePlan.
     """
     peers = await cluster.usable_peers()
     request, failed = await _facts(cluster, peers, model, wishes)
-    if _is_one_machine(peers) and len(request.devices) > 1 and not wishes.pins:
-        # Shards of one machine are started to try a ring: all of them take part, though one would be faster.
-        names = tuple(device.peer for device in request.devices)
-        if request.model.num_layers < len(names):
-            raise RequestError(
-                f"'{model}' has {request.model.num_layers} layers: too few for {len(names)} shards"
-            )
-        plan = split_evenly(model, request.model.num_layers, names, 1, request.context_tokens)
-        solution = plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
-    else:
-        # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.
-        solution = await asyncio.to_thread(solve, request)
-    return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)))
+    told(request)
+    one_machine = _is_one_machine(peers)
+    # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.
+    solution = await asyncio.to_thread(place, request, one_machine=one_machine)
+    return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)), one_machine)
 
 
 async def prepare_by_hand(
@@ -75,11 +72,54 @@ async def prepare_by_hand(
     windows: Mapping[str, tuple[LayerWindow, ...]],
     num_resident: Mapping[str, int],
     wishes: Wishes,
+    told: Told,
 ) -> Prepared:
-    """Measure the devices and check a placement made by hand; errors as of `prepare`."""
-    request, failed = await _facts(cluster, await cluster.usable_peers(), model, wishes)
+    """Measure the devices and check a placement made by hand; otherwise like `prepare`."""
+    peers = await cluster.usable_peers()
+    request, failed = await _facts(cluster, peers, model, wishes)
+    told(request)
     solution = await asyncio.to_thread(plan_from_edit, request, windows, num_resident)
-    return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)))
+    reasons = (*solution.reasons, *failed)
+    return Prepared(model, request, replace(solution, reasons=reasons), _is_one_machine(peers))
+
+
+def place(request: SolveRequest, *, one_machine: bool) -> Solution:
+    """Choose where the layers go. Shards of one machine share them equally, though one would be faster."""
+    names = tuple(device.peer for device in request.devices if device.peer not in request.excluded)
+    if not one_machine or len(names) < 2 or request.pins:
+        return solve(request)
+    model = request.model
+    if model.num_layers < len(names):
+        raise RequestError(f"'{model.model}' has {model.num_layers} layers: too few for {len(names)} shards")
+    plan = split_evenly(model.model, model.num_layers, names, 1, request.context_tokens)
+    return plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
+
+
+def replan(prepared: Prepared, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
+    """Choose again from the facts of `prepared`, without `excluded` and around `pins`; nothing is measured.
+
+    Raises InfeasiblePlan and RequestError.
+    """
+    request = replace(prepared.request, excluded=frozenset(excluded), pins=pins)
+    return _with_unmeasured(prepared, place(request, one_machine=prepared.one_machine))
+
+
+def predict(
+    prepared: Prepared, windows: Mapping[str, tuple[LayerWindow, ...]], num_resident: Mapping[str, int]
+) -> Solution:
+    """Check and predict a placement made by hand from the facts of `prepared`; nothing is measured.
+
+    Raises InfeasiblePlan and RequestError.
+    """
+    request = replace(prepared.request, excluded=frozenset(), pins=())
+    return _with_unmeasured(prepared, plan_from_edit(request, windows, num_resident))
+
+
+def _with_unmeasured(prepared: Prepared, solution: Solution) -> Solution:
+    """Say of devices that could not be measured what `prepared` says."""
+    known = {device.peer for device in prepared.request.devices}
+    others = tuple(reason for reason in prepared.solution.reasons if reason.peer not in known)
+    return replace(solution, reasons=(*solution.reasons, *others))
 
 
 async def _facts(

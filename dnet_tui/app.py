@@ -142,7 +142,7 @@ class DnetApp(App[None], inherit_bindings=False):
     def _note(self, event: Event) -> None:
         if isinstance(event, SessionStarted):  # the chat is the only client here
             self.conversation.expect(event.prompt_tokens)
-        self._seen = fold(self._seen, event)
+        self._seen = fold(self._seen, event, self._timing.clock())
         self._view_pace.ask()
 
     @work(exclusive=True, group="load")

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from dnet_core.events import (
+    DevicesMeasured,
     Event,
     FetchProgressed,
     LapMeasured,
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MemoryReported,
     ModelLoaded,
     ModelUnloaded,
     PeerJoined,
@@ -32,6 +34,8 @@ from dnet_core.events import (
     SessionStarted,
 )
 from dnet_core.types.devices import Peer
+from dnet_core.types.plan import DevicePrediction, Prediction, Solution, SolveRequest
+from dnet_core.types.profiles import DeviceProfile, LinkProfile
 from dnet_core.types.ring import Assignment, RingPlan
 
 NUM_RECENT_LAPS = 32
@@ -40,10 +44,11 @@ NUM_RECENT_LAPS = 32
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A peer that was seen; `lost` says why it is gone, None while it is here."""
+    """A peer that was seen; `lost` says why it is gone, None while it is here; `memory` what it told last."""
 
     peer: Peer
     lost: str | None
+    memory: MemoryReported | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +118,37 @@ class StageSplit:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """An answer that is being made; times by the clock that `fold` is given."""
+
+    prompt_tokens: int
+    started_s: float
+    read_tokens: int = 0  # of the prompt
+    answer_tokens: int = 0
+    first_s: float | None = None  # when the first token came
+    last_s: float | None = None  # and the newest
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
+            return None
+        return (self.answer_tokens - 1) / (self.last_s - self.first_s)
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
-    """Devices in the order in which they were seen, the model's state, and the newest laps."""
+    """Devices in the order in which they were seen, the model's state, and the newest laps.
+
+    `facts` are what was measured for the newest plan, `solution` is that plan with its prediction and
+    reasons; what is loaded may be another.
+    """
 
     devices: tuple[Device, ...] = ()
     model: ModelState = NoModel()
-    sessions: Mapping[str, int] = field(default_factory=dict)
-    """The sessions that run, each with the number of its prompt tokens."""
+    facts: SolveRequest | None = None
+    solution: Solution | None = None
+    sessions: Mapping[str, Session] = field(default_factory=dict)
+    """The sessions that run."""
     laps: tuple[LapMeasured, ...] = ()
     """The newest laps of one token each; those that read a prompt carry many and would blur the means."""
 
@@ -152,19 +181,26 @@ class ClusterView:
         return frozenset(a.peer for a in self.plan.assignments if a.peer in gone)
 
 
-def fold(view: ClusterView, event: Event) -> ClusterView:
-    """Return `view` after `event`. Telling the same thing twice changes nothing."""
+def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
+    """Return `view` after `event`, which came at `now_s`. Telling the same thing twice changes nothing."""
     match event:
         case PeerJoined(peer=peer):
             return replace(view, devices=_with_device(view.devices, Device(peer, None)))
+        case MemoryReported(peer=name):
+            devices = tuple(replace(d, memory=event) if d.peer.name == name else d for d in view.devices)
+            return replace(view, devices=devices)
         case PeerLeft(name=name, reason=reason):
             why = reason.removeprefix(f"{name} left the ring: ")  # the device is named where this is shown
             devices = tuple(replace(d, lost=why) if d.peer.name == name else d for d in view.devices)
             return replace(view, devices=devices)
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
-        case PlanStarted() | PlanMade() | RingLost() | RecoveryStarted() | PeerOffered():
+        case PlanStarted() | RingLost() | RecoveryStarted() | PeerOffered():
             return view
+        case DevicesMeasured(request=request):
+            return replace(view, facts=request)
+        case PlanMade(solution=solution):
+            return replace(view, solution=solution)
         case LoadStarted(plan=plan):
             return replace(view, model=Loading(plan, {}), laps=())
         case LoadProgressed(peer=peer_name, done_bytes=done, total_bytes=total):
@@ -182,15 +218,34 @@ def fold(view: ClusterView, event: Event) -> ClusterView:
             known = isinstance(view.model, Loading | Ready)  # else a new load or a failure says more
             return replace(view, model=NoModel() if known else view.model, laps=())
         case SessionStarted(session=session, prompt_tokens=prompt_tokens):
-            return replace(view, sessions={**view.sessions, session: prompt_tokens})
-        case LapMeasured(session=session, position=position):
-            if position <= view.sessions.get(session, 0):
-                return view
-            return replace(view, laps=(*view.laps, event)[-NUM_RECENT_LAPS:])
+            return replace(view, sessions={**view.sessions, session: Session(prompt_tokens, now_s)})
+        case LapMeasured():
+            return _with_lap(view, event, now_s)
         case SessionEnded(session=session):
             return replace(view, sessions={k: v for k, v in view.sessions.items() if k != session})
         case _:
             assert_never(event)
+
+
+def _with_lap(view: ClusterView, lap: LapMeasured, now_s: float) -> ClusterView:
+    session = view.sessions.get(lap.session)
+    if session is not None:
+        if lap.position < session.prompt_tokens:
+            session = replace(session, read_tokens=lap.position)
+        else:
+            count = lap.position - session.prompt_tokens + 1
+            first_s = now_s if session.first_s is None else session.first_s
+            session = replace(
+                session,
+                read_tokens=session.prompt_tokens,
+                answer_tokens=count,
+                first_s=first_s,
+                last_s=now_s,
+            )
+        view = replace(view, sessions={**view.sessions, lap.session: session})
+        if lap.position <= session.prompt_tokens:  # a prompt, or the lap that ends it
+            return view
+    return replace(view, laps=(*view.laps, lap)[-NUM_RECENT_LAPS:])
 
 
 def prepare(view: ClusterView, model: str) -> ClusterView:
@@ -220,6 +275,50 @@ def assignment_of(view: ClusterView, name: str) -> Assignment | None:
     if view.plan is None:
         return None
     return next((a for a in view.plan.assignments if a.peer == name), None)
+
+
+def profile_of(view: ClusterView, name: str) -> DeviceProfile | None:
+    """What was measured on the device `name`."""
+    if view.facts is None:
+        return None
+    return next((d for d in view.facts.devices if d.peer == name), None)
+
+
+def link_of(view: ClusterView, source: str, target: str) -> LinkProfile | None:
+    """The measured hop from `source` to `target`; the fastest for small messages if there are several."""
+    if view.facts is None:
+        return None
+    found = [k for k in view.facts.links if (k.source, k.target) == (source, target)]
+    return min(found, key=lambda link: link.latency_s, default=None)
+
+
+def next_in_ring(view: ClusterView, name: str) -> str | None:
+    """The device to which `name` hands on; None when it is not in the ring, or alone in it."""
+    ring = [a.peer for a in view.plan.assignments] if view.plan is not None else []
+    if name not in ring or len(ring) < 2:
+        return None
+    return ring[(ring.index(name) + 1) % len(ring)]
+
+
+def prediction_of(view: ClusterView) -> Prediction | None:
+    """What the plan that is loaded, or being loaded, should do."""
+    if view.solution is None or view.solution.plan != view.plan:
+        return None
+    return view.solution.prediction
+
+
+def device_prediction(view: ClusterView, name: str) -> DevicePrediction | None:
+    prediction = prediction_of(view)
+    if prediction is None:
+        return None
+    return next((d for d in prediction.devices if d.peer == name), None)
+
+
+def reason_of(view: ClusterView, name: str) -> str | None:
+    """Why the newest plan gives `name` what it gives."""
+    if view.solution is None:
+        return None
+    return next((reason.text for reason in view.solution.reasons if reason.peer == name), None)
 
 
 def loaded_layers(model: ModelState) -> frozenset[int]:

@@ -10,6 +10,7 @@ from dnet_core.events import (
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MemoryReported,
     ModelLoaded,
     ModelUnloaded,
     PeerJoined,
@@ -27,6 +28,7 @@ from dnet_tui.state import (
     NoModel,
     Preparing,
     Ready,
+    Session,
     Unusable,
     fold,
     letters,
@@ -107,6 +109,23 @@ def test_means_are_per_token_over_both_rounds_and_skip_the_prompt() -> None:
     ended = after(SessionEnded("s", FinishReason.STOP, 10, 2), view=view)
     assert ended.sessions == {}
     assert stage_splits(ended) == splits, "the last known times stay on the screen"
+
+
+def test_a_session_is_followed_from_prompt_to_last_token() -> None:
+    view = fold(ClusterView(), SessionStarted("s", 10), 100.0)
+    view = fold(view, LapMeasured("s", 8, ()), 101.0)
+    assert view.sessions["s"] == Session(10, 100.0, read_tokens=8)
+    for index, now_s in enumerate((102.0, 102.5, 103.0)):
+        view = fold(view, LapMeasured("s", 10 + index, ()), now_s)
+    session = view.sessions["s"]
+    assert (session.read_tokens, session.answer_tokens, session.first_s) == (10, 3, 102.0)
+    assert session.tokens_per_s == pytest.approx(2.0)
+
+
+def test_memory_is_what_the_device_told_last() -> None:
+    view = after(PeerJoined(peer("x")), MemoryReported("x", 5, 7, 16), MemoryReported("x", 6, 7, 16))
+    assert view.devices[0].memory == MemoryReported("x", 6, 7, 16)
+    assert after(MemoryReported("y", 1, 1, 1), view=view) == view, "of a device that nobody has seen"
 
 
 def test_only_recent_laps_are_kept() -> None:
