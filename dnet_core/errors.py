@@ -14,7 +14,8 @@ DnetError
     DeadlineExceeded  a named wait ran out
   ProtocolError       a frame or reply that this version does not understand
   TrustError          wrong or missing cluster key
-  StartError          this process cannot start as asked (port taken, bad option)
+  StartError          this process cannot start as asked (bad option, ...)
+    PortTaken         another program listens there
 """
 
 from __future__ import annotations
@@ -116,3 +117,14 @@ class TrustError(DnetError):
 
 class StartError(DnetError):
     """This process cannot start as asked."""
+
+
+class PortTaken(StartError):
+    """Another program listens on `port`; `free_port` is the next that is free (None: none near it is)."""
+
+    def __init__(self, host: str, port: int, free_port: int | None) -> None:
+        advice = "choose another" if free_port is None else f"port {free_port} is free"
+        super().__init__(f"cannot listen on {host} port {port}: another program uses it; {advice}")
+        self.host = host
+        self.port = port
+        self.free_port = free_port

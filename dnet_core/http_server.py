@@ -7,6 +7,7 @@ the socket is bound first and the server does none of these.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,10 +15,12 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from dnet_core.errors import StartError
+from dnet_core.errors import PortTaken, StartError
 from dnet_core.tasks import beside
 
 GRACE_S = 1
+PORTS_TRIED = 100
+"""How far a free port is looked for behind one that is taken."""
 
 
 class _Server(uvicorn.Server):
@@ -27,21 +30,41 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; `port` 0 picks a free one. Raises StartError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    """A listening socket; `port` 0 picks a free one. Raises PortTaken and StartError."""
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
+        listener = _listen(host, port)
     except OSError as error:
-        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(host, port, _free_after(host, port)) from error
         raise StartError(
             f"cannot listen on {host} port {port} for HTTP: {error.strerror or error}."
             " Choose another with --http-port (0 picks a free one)"
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _free_after(host: str, port: int) -> int | None:
+    for candidate in range(port + 1, min(port + 1 + PORTS_TRIED, 65536)):
+        try:
+            _listen(host, candidate).close()
+        except OSError:
+            continue
+        return candidate
+    return None
 
 
 @asynccontextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,9 +20,9 @@ from dnet_core import http_server
 from dnet_core.api import chat, cluster, completions, metrics, models, responses, text
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
 from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.in_flight import Activity, ClientGone
 from dnet_core.api.ring_metrics import RingMetrics
-from dnet_core.api.service import FailedRequest, Service
-from dnet_core.api.sse import ClientGone
+from dnet_core.api.service import Service
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
@@ -65,10 +65,11 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what logs of other servers
 class Endpoint:
     """A running endpoint: where it is, what it is doing, what went wrong last."""
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
+    def __init__(self, service: Service, host: str, port: int, api_keys: tuple[str, ...]) -> None:
         self._service = service
         self.host = host
         self.port = port
+        self.api_keys = api_keys
 
     @property
     def url(self) -> str:
@@ -77,17 +78,13 @@ class Endpoint:
         return f"http://{host}:{self.port}/v1"
 
     @property
-    def requests_in_flight(self) -> int:
-        return self._service.requests_in_flight
+    def activity(self) -> Activity:
+        """The requests that are being served, and those that were answered with an error lately."""
+        return self._service.in_flight.activity
 
-    @property
-    def requests_total(self) -> int:
-        return self._service.requests_total
-
-    @property
-    def last_errors(self) -> tuple[FailedRequest, ...]:
-        """Requests that were answered with an error, newest last."""
-        return tuple(self._service.last_errors)
+    def watch(self) -> AsyncGenerator[Activity, None]:
+        """Yield `activity` now, and again after every change."""
+        return self._service.in_flight.watch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,10 @@ async def endpoint(
 ) -> AsyncIterator[Endpoint]:
     """Serve the OpenAI API on `host`:`port` (0: a free one) until the block ends.
 
-    Raises StartError when the address cannot be had, or can be reached from other machines without a key.
+    Then the requests in flight are ended on every shard and told so; what else uses the coordinator goes on.
+    May be entered again and again on the same coordinator.
+    Raises PortTaken, and StartError when the address cannot be had for another reason, or can be reached from
+    other machines without a key.
     """
     require_key_beyond_loopback(host, api_keys)
     turns = Turns(options.sessions, options.waiting, options.policy)
@@ -123,9 +123,12 @@ async def endpoint(
     if options.origins:
         allowed = list(options.origins)
         app = CORSMiddleware(app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
-    async with tasks, http_server.serve(app, http_server.bind(host, port)) as bound:
+    async with tasks, AsyncExitStack() as closing:
+        closing.push_async_callback(service.in_flight.ended)
+        bound = await closing.enter_async_context(http_server.serve(app, http_server.bind(host, port)))
+        closing.callback(service.in_flight.stop)
         tasks.start(service.ring_metrics.listen(coordinator))
-        yield Endpoint(service, host, bound)
+        yield Endpoint(service, host, bound, tuple(api_keys))
 
 
 class _Border:
@@ -148,12 +151,9 @@ class _Border:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._service.requests_in_flight += 1
-        self._service.requests_total += 1
-        try:
+        address = scope["client"][0] if scope["client"] else ""
+        with self._service.in_flight.request(scope["method"], scope["path"], address):
             await self._routes(scope, receive, send)
-        finally:
-            self._service.requests_in_flight -= 1
 
     async def _handle(self, route: str, handler: Handler, request: Request) -> Response:
         response = await self._answer(handler, request)

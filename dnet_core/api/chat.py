@@ -20,7 +20,6 @@ from dnet_core.api.prompts import chat_prompt
 from dnet_core.api.reading import read
 from dnet_core.api.service import Service
 from dnet_core.api.steps import Step, Usage
-from dnet_core.api.stream import EventStream
 
 JsonDict = dict[str, object]
 
@@ -39,8 +38,8 @@ async def create(service: Service, request: Request) -> Response:
     asked = questions(prompt, body, limit, logprobs, one_call_only=not body.parallel_tool_calls)
     chat = Chat(service, service.client(request, body.user), model.name, body, asked)
     if body.stream:
-        return EventStream(chat.chunks(), service.failure_note(request))
-    async with sse.while_connected(request.receive):
+        return service.stream(request, chat.chunks())
+    async with service.attended(request):
         return sse.reply(await chat.completion())
 
 

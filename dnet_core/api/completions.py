@@ -21,7 +21,6 @@ from dnet_core.api.output import Content
 from dnet_core.api.reading import read
 from dnet_core.api.service import ServedModel, Service
 from dnet_core.api.steps import Step, Usage
-from dnet_core.api.stream import EventStream
 from dnet_core.errors import RequestError
 
 
@@ -33,8 +32,8 @@ async def create(service: Service, request: Request) -> Response:
     service.turns.check_room()
     completion = Completion(service, service.client(request, body.user), model, body, prompts)
     if body.stream:
-        return EventStream(completion.chunks(), service.failure_note(request))
-    async with sse.while_connected(request.receive):
+        return service.stream(request, completion.chunks())
+    async with service.attended(request):
         return sse.reply(await completion.completion())
 
 

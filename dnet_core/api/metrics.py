@@ -40,5 +40,5 @@ def _gauges(service: Service) -> Iterator[str]:
     yield from family("devices", "gauge", {(): len(service.coordinator.peers)})
     yield from family("sessions_running", "gauge", {(): service.turns.num_running})
     yield from family("sessions_waiting", "gauge", {(): service.turns.num_waiting})
-    yield from family("http_requests_in_flight", "gauge", {(): service.requests_in_flight})
+    yield from family("http_requests_in_flight", "gauge", {(): len(service.in_flight.activity.requests)})
     yield from family("http_requests_total", "counter", service.requests_by_result)

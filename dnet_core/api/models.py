@@ -26,7 +26,7 @@ async def show_model(service: Service, request: Request) -> Response:
 
 async def health(service: Service, request: Request) -> Response:
     """200 when a request would be answered; else 503, with the reason in the body."""
-    status = {"version": __version__, "requests_in_flight": service.requests_in_flight}
+    status = {"version": __version__, "requests_in_flight": len(service.in_flight.activity.requests)}
     try:
         model = service.model(None)
     except ApiError as error:

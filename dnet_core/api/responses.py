@@ -23,7 +23,6 @@ from dnet_core.api.responses_request import ResponsesRequest, messages_of
 from dnet_core.api.runs import Run
 from dnet_core.api.service import ServedModel, Service
 from dnet_core.api.steps import Usage
-from dnet_core.api.stream import EventStream
 from dnet_core.errors import DnetError
 
 log = logging.getLogger(__name__)
@@ -47,10 +46,10 @@ async def create(service: Service, request: Request) -> Response:
 
     if body.background:
         start()
-        return EventStream(_told(run), note) if body.stream else sse.reply(run.writer.response())
+        return service.stream(request, _told(run)) if body.stream else sse.reply(run.writer.response())
     if body.stream:
-        return EventStream(_attended(run, start), note)
-    async with sse.while_connected(request.receive), aclosing(_attended(run, start)) as events:
+        return service.stream(request, _attended(run, start))
+    async with service.attended(request), aclosing(_attended(run, start)) as events:
         async for _ in events:
             pass
     if run.failure is not None:
@@ -67,7 +66,7 @@ async def retrieve(service: Service, request: Request) -> Response:
     after = request.query_params.get("starting_after", "-1")
     if not after.removeprefix("-").isdecimal() or len(after) > 9:
         raise ApiError(400, "'starting_after' must be a number", param="starting_after", code="invalid_value")
-    return EventStream(_told(run, max(int(after), -1)), service.failure_note(request))
+    return service.stream(request, _told(run, max(int(after), -1)))
 
 
 async def cancel(service: Service, request: Request) -> Response:

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import Request
 
 from dnet_core.api.errors import SERVER, ApiError
+from dnet_core.api.in_flight import InFlight
 from dnet_core.api.ring_metrics import Labels, RingMetrics
 from dnet_core.api.runs import Runs
+from dnet_core.api.stream import EventStream
 from dnet_core.api.turns import Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import ContextTooLong
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.tasks import TaskScope
 
-LAST_ERRORS = 20
 LONGEST_TOKEN_CHARS = 128
 """Vocabularies hold runs of spaces about as long as this, and nothing longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRequest:
-    """A request that was answered with an error."""
-
-    at_unix_s: float
-    method: str
-    path: str
-    status: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +67,8 @@ class Service:
     ring_metrics: RingMetrics
     tasks: TaskScope
     runs: Runs = field(default_factory=Runs)
-    requests_in_flight: int = 0
-    requests_total: int = 0
+    in_flight: InFlight = field(default_factory=InFlight)
     requests_by_result: Counter[Labels] = field(default_factory=Counter)
-    last_errors: deque[FailedRequest] = field(default_factory=lambda: deque(maxlen=LAST_ERRORS))
 
     def model(self, name: str | None) -> ServedModel:
         """The loaded model, if `name` is it or None. Raises ApiError 404, or 503 when nothing is loaded."""
@@ -120,9 +108,14 @@ class Service:
         """What keeps an error of `request` for the screen."""
 
         def note(error: ApiError) -> None:
-            path = request.url.path
-            self.last_errors.append(
-                FailedRequest(time.time(), request.method, path, error.status, error.message)
-            )
+            self.in_flight.note_failure(request.method, request.url.path, error)
 
         return note
+
+    def attended(self, request: Request) -> AbstractAsyncContextManager[None]:
+        """A block that is cancelled when the client of `request` goes away or the endpoint stops."""
+        return self.in_flight.attended(request.receive)
+
+    def stream(self, request: Request, events: AsyncGenerator[bytes, None]) -> EventStream:
+        """`events` as the reply to `request`."""
+        return EventStream(events, self.failure_note(request), self.in_flight)

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from dnet_core.api import sse
 from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.in_flight import ClientGone, InFlight
 from dnet_core.errors import DnetError
 from dnet_core.tasks import beside
 
@@ -33,10 +34,12 @@ class EventStream(Response):
         self,
         events: AsyncGenerator[bytes, None],
         on_error: Callable[[ApiError], None],
+        in_flight: InFlight,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._events = events
         self._on_error = on_error
+        self._in_flight = in_flight
         self._heartbeat_s = heartbeat_s
         self.status_code = 200
         self.background = None
@@ -46,12 +49,13 @@ class EventStream(Response):
         async with aclosing(self._events):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
-                async with sse.while_connected(receive):
-                    async with beside(self._heart(send)):
-                        await self._write(send)
-                    await _send_body(send, b"", more=False)
-            except sse.ClientGone:
+                async with self._in_flight.attended(receive), beside(self._heart(send)):
+                    await self._write(send)
+            except ClientGone:
                 return
+            except ApiError as error:  # the endpoint stops
+                await self._tell(send, error)
+            await _send_body(send, b"", more=False)
 
     async def _write(self, send: Send) -> None:
         try:

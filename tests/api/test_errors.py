@@ -185,7 +185,7 @@ async def test_unknown_urls_and_methods(raw: httpx2.AsyncClient) -> None:
 
 async def test_failures_are_kept_for_the_screen(raw: httpx2.AsyncClient, served: Endpoint) -> None:
     await raw.post(CHAT, content=b"{")
-    last = served.last_errors[-1]
+    last = served.activity.last_errors[-1]
     assert (last.method, last.path, last.status) == ("POST", "/v1/chat/completions", 400)
 
 

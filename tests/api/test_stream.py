@@ -13,6 +13,7 @@ import pytest
 
 from dnet_core.api.app import endpoint
 from dnet_core.api.errors import ApiError
+from dnet_core.api.in_flight import InFlight
 from dnet_core.api.stream import EventStream
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
@@ -54,7 +55,7 @@ async def test_silence_is_broken_and_a_client_that_goes_ends_the_stream() -> Non
     connection = Connection()
     ended: list[str] = []
     errors: list[ApiError] = []
-    stream = EventStream(forever(ended), errors.append, heartbeat_s=0.01)
+    stream = EventStream(forever(ended), errors.append, InFlight(), heartbeat_s=0.01)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(stream({"type": "http"}, connection.receive, connection.send))
         while connection.body.count(b": ") < 3:
@@ -83,7 +84,9 @@ async def test_an_error_on_the_way_is_the_last_event(error: Exception, code: str
 
     connection = Connection()
     errors: list[ApiError] = []
-    await EventStream(events(), errors.append)({"type": "http"}, connection.receive, connection.send)
+    await EventStream(events(), errors.append, InFlight())(
+        {"type": "http"}, connection.receive, connection.send
+    )
     last = connection.body.decode().strip().split("\n\n")[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == code
     assert [told.code for told in errors] == [code]
@@ -112,4 +115,4 @@ async def test_a_shard_that_dies_ends_the_stream_with_an_error(tmp_path: Any) ->
                 if chunk.choices[0].delta.content and shard.is_running():
                     shard.kill()
         assert caught.value.code == "ring_failed"
-        assert served.last_errors[-1].status == 502
+        assert served.activity.last_errors[-1].status == 502
