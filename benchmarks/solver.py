@@ -15,10 +15,9 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from dnet_core.solve import ring_order
 from dnet_core.solve.plan import solve
 from dnet_core.solve.problem import build
-from dnet_core.solve.search import Tables, search
+from dnet_core.solve.search import Space, search
 from dnet_core.types.plan import SolveRequest
 from tests.clusters import MIB, layer, model, random_devices, random_links
 
@@ -49,7 +48,7 @@ def request(seed: int, devices: int, layers: int, share: float) -> SolveRequest:
 def search_ms(case: SolveRequest) -> Took:
     wall, cpu = time.perf_counter(), time.process_time()
     problem = build(case)
-    search(problem, ring_order.rings(problem), Tables(problem))
+    search(Space(problem))
     return Took((time.process_time() - cpu) * 1e3, (time.perf_counter() - wall) * 1e3)
 
 

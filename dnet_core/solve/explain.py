@@ -8,14 +8,15 @@ import numpy as np
 
 from dnet_core.errors import InfeasiblePlan
 from dnet_core.solve import cost, ring_order
-from dnet_core.solve.problem import KV_STEP_TOKENS, Bools, Problem, build
+from dnet_core.solve.problem import KV_STEP_TOKENS, Problem, build
 from dnet_core.solve.ring_order import Rings
-from dnet_core.solve.search import Candidate, Tables, glance, possible
+from dnet_core.solve.search import Candidate, Space, glance, possible
 from dnet_core.types.plan import DevicePrediction, DeviceReason
 
 
-def reasons(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> tuple[DeviceReason, ...]:
+def reasons(space: Space, best: Candidate) -> tuple[DeviceReason, ...]:
     """One sentence per device of the request, in its order."""
+    problem = space.problem
     used = {device.peer: device for device in best.prediction.devices}
     texts = []
     for device in problem.request.devices:
@@ -25,7 +26,7 @@ def reasons(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> 
         elif peer in used:
             texts.append(DeviceReason(peer, used=True, text=_used(problem, best, used[peer])))
         else:
-            text = _left_out(problem, rings, best, problem.peers.index(peer), tables)
+            text = _left_out(space, best, problem.peers.index(peer))
             texts.append(DeviceReason(peer, used=False, text=text))
     return tuple(texts)
 
@@ -45,14 +46,13 @@ def _used(problem: Problem, best: Candidate, device: DevicePrediction) -> str:
     return text
 
 
-def _left_out(problem: Problem, rings: Rings, best: Candidate, d: int, tables: Tables) -> str:
+def _left_out(space: Space, best: Candidate, d: int) -> str:
     """Compare with the best plan found on the same devices and this one."""
-    joined = rings.take(
-        rings.member[:, d] & (rings.sizes == len(best.order) + 1) & _within(rings, (*best.order, d))
-    )
-    if not len(joined):
+    problem = space.problem
+    joined = (space.rings.member == np.isin(np.arange(problem.num_devices), (*best.order, d))).all(axis=1)
+    if not joined.any():
         return "left out: it has no measured link to the ring"
-    found = glance(problem, joined, tables)
+    found = glance(space, joined)
     if found is None:
         return f"left out: {_gb(int(problem.budget_bytes[d]))} hold no layer beside the workspace"
     if problem.throughput:
@@ -63,13 +63,6 @@ def _left_out(problem: Problem, rings: Rings, best: Candidate, d: int, tables: T
         return f"left out: with it a token would take {_ms(after)} instead of {_ms(before)}"
     before, after = best.prediction.request_s, found.prediction.request_s
     return f"left out: with it a typical request would take {after:.2f} s instead of {before:.2f} s"
-
-
-def _within(rings: Rings, devices: tuple[int, ...]) -> Bools:
-    """The rings of these devices and no others."""
-    others = np.ones(rings.member.shape[1], dtype=bool)
-    others[list(devices)] = False
-    return np.asarray(~rings.member[:, others].any(axis=1))
 
 
 def over_budget(over: dict[str, int]) -> InfeasiblePlan:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dnet_core.errors import RequestError
-from dnet_core.solve import cost, explain, layout, pins, polish, ring_order
+from dnet_core.solve import cost, explain, layout, pins, polish
 from dnet_core.solve.problem import Problem, build
-from dnet_core.solve.ring_order import Rings
-from dnet_core.solve.search import Candidate, Tables, candidates, glance, search
+from dnet_core.solve.search import Candidate, Space, candidates, glance, search
 from dnet_core.types.plan import RingSize, Solution, SolveRequest
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
 
@@ -20,16 +19,16 @@ def solve(request: SolveRequest) -> Solution:
     RequestError for a request that contradicts itself.
     """
     problem = build(request)
-    rings, tables = ring_order.rings(problem), Tables(problem)
+    space = Space(problem)
     if request.pins:
         best = pins.fill(problem)
     elif problem.uniform:
-        best = search(problem, rings, tables)
+        best = search(space)
     else:
-        best = polish.polish(problem, rings, candidates(problem, rings, tables))
+        best = polish.polish(problem, space.rings, candidates(space))
     if best is None:
-        raise explain.infeasible(problem, rings)
-    return _solution(problem, rings, best, tables)
+        raise explain.infeasible(problem, space.rings)
+    return _solution(space, best)
 
 
 def plan_from_edit(
@@ -61,7 +60,7 @@ def plan_from_edit(
     over = cost.check(plan, problem)
     if over:
         raise explain.over_budget(over)
-    return _solution(problem, ring_order.rings(problem), Candidate.of(problem, order, plan), Tables(problem))
+    return _solution(Space(problem), Candidate.of(problem, order, plan))
 
 
 def _edited(problem: Problem, bare: RingPlan, assignment: Assignment, num_resident: int | None) -> Assignment:
@@ -78,25 +77,25 @@ def _edited(problem: Problem, bare: RingPlan, assignment: Assignment, num_reside
     return layout.settle_streaming(problem, d, own, late, (head, tail))
 
 
-def _solution(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> Solution:
+def _solution(space: Space, best: Candidate) -> Solution:
     return Solution(
         plan=best.plan,
         prediction=best.prediction,
-        reasons=explain.reasons(problem, rings, best, tables),
-        sizes=_sizes(problem, rings, best, tables),
+        reasons=explain.reasons(space, best),
+        sizes=_sizes(space, best),
     )
 
 
-def _sizes(problem: Problem, rings: Rings, best: Candidate, tables: Tables) -> tuple[RingSize, ...]:
+def _sizes(space: Space, best: Candidate) -> tuple[RingSize, ...]:
     """The best plan of each number of devices; the chosen plan stands for its own."""
     rows = []
-    for size in range(1, problem.num_devices + 1):
-        same = size == len(best.order)
-        found = best if same else glance(problem, rings.take(rings.sizes == size), tables)
+    sizes = space.rings.sizes
+    for size in range(1, space.problem.num_devices + 1):
+        found = best if size == len(best.order) else glance(space, sizes == size)
         if found is not None:
             rows.append(
                 RingSize(
-                    peers=tuple(problem.peers[d] for d in found.order),
+                    peers=tuple(space.problem.peers[d] for d in found.order),
                     rounds=found.plan.rounds,
                     ttft_s=found.prediction.ttft_s,
                     tpot_s=found.prediction.tpot_s,

@@ -177,9 +177,7 @@ def _decode_layer_s(
     """Seconds of one layer for a token of each of `batch` sequences: the slower of memory and arithmetic."""
     weight_bytes = min(layer.active_weight_bytes * batch, layer.weight_bytes)
     matrices_s = max(
-        weight_bytes / speed.decode_bytes_per_s,
-        layer.flops_per_token / speed.decode_flops_per_s,
-        batch * layer.flops_per_token / speed.prefill_flops_per_s,
+        weight_bytes / speed.decode_bytes_per_s, _token_matrices_s(layer.flops_per_token, speed, batch)
     )
     cached = min(position, layer.kv.window_tokens)
     attention_s = batch * max(
@@ -205,9 +203,17 @@ def _prefill_layer_s(
 def _head_s(model: ModelProfile, speed: FormatSpeed, batch: int) -> float:
     return max(
         model.head_bytes / speed.decode_bytes_per_s,
-        model.head_flops_per_token / speed.decode_flops_per_s,
-        batch * model.head_flops_per_token / speed.prefill_flops_per_s,
+        _token_matrices_s(model.head_flops_per_token, speed, batch),
     )
+
+
+def _token_matrices_s(flops_per_token: int, speed: FormatSpeed, batch: int) -> float:
+    """Arithmetic for one token of each of `batch` sequences: at least as long as for one.
+
+    One sequence was measured as such; several together run at the rate of a chunk.
+    """
+    one_s = flops_per_token / speed.decode_flops_per_s
+    return one_s if batch == 1 else max(one_s, batch * flops_per_token / speed.prefill_flops_per_s)
 
 
 def _hops(devices: tuple[DeviceProfile, ...], links: tuple[LinkProfile, ...], size_bytes: int) -> Floats:

@@ -10,11 +10,12 @@ that was found.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from dnet_core.solve import bounds, cost, halda, layout, screen
-from dnet_core.solve.problem import Floats, Ints, Problem
+from dnet_core.solve import bounds, cost, halda, layout, ring_order, screen
+from dnet_core.solve.problem import Bools, Floats, Ints, Problem
 from dnet_core.solve.ring_order import Rings
 from dnet_core.types.plan import Prediction
 from dnet_core.types.ring import RingPlan
@@ -52,25 +53,40 @@ class Candidate:
         return cls(value, order, plan, prediction)
 
 
-class Tables:
-    """The patterns of every device that were asked for, made once. Owned by one call of `solve`."""
+class Space:
+    """What is searched: the rings of a problem, with what several searches share, made when first asked for.
+
+    Owned by one call of `solve`.
+    """
 
     def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._made: dict[tuple[int, int, bool, bool], cost.Patterns] = {}
+        self.problem = problem
+        self.rings = ring_order.rings(problem)
+        self._tables: dict[tuple[int, int, bool, bool], cost.Patterns] = {}
 
-    def __call__(self, d: int, rounds: int, head: bool, tail: bool) -> cost.Patterns:
+    def table(self, d: int, rounds: int, head: bool, tail: bool) -> cost.Patterns:
+        """The patterns of device `d` in one role."""
         key = d, rounds, head, tail
-        if key not in self._made:
-            self._made[key] = cost.patterns(self._problem, *key)
-        return self._made[key]
+        if key not in self._tables:
+            self._tables[key] = cost.patterns(self.problem, *key)
+        return self._tables[key]
+
+    @cached_property
+    def subsets(self) -> Ints:
+        """Of each ring its devices, as a number."""
+        return self.rings.subsets
+
+    @cached_property
+    def coarse(self) -> tuple[Ints, Ints, Floats]:
+        """For each subset of devices (its first ring) and number of rounds a bound over all of its rings."""
+        return _subset_rows(self.problem, self.rings)
 
 
 class _Search:
     """The state of one search: the best so far. Owned by `candidates` or `glance`."""
 
-    def __init__(self, problem: Problem, rings: Rings, tables: Tables) -> None:
-        self._problem, self._rings, self.table = problem, rings, tables
+    def __init__(self, space: Space) -> None:
+        self.space, self._problem, self._rings = space, space.problem, space.rings
         self.best: Candidate | None = None
         self.by_rounds: dict[int, Candidate] = {}
 
@@ -83,7 +99,7 @@ class _Search:
         """The program's view of one ring: its devices' patterns in their roles, and its hops."""
         order, one = self._rings.order(ring), self._rings.take(np.array([ring]))
         return halda.Ring(
-            tuple(self.table(d, rounds, d == order[0], d == order[-1]) for d in order),
+            tuple(self.space.table(d, rounds, d == order[0], d == order[-1]) for d in order),
             float(one.hop_s(rounds)[0]),
             float(one.prompt_hop_s(rounds)[0]),
         )
@@ -102,20 +118,19 @@ class _Search:
             self.by_rounds[rounds] = found
 
 
-def search(problem: Problem, rings: Rings, tables: Tables) -> Candidate | None:
-    """The best plan on `rings` over all numbers of rounds; None if none fits."""
-    return min(candidates(problem, rings, tables), key=lambda found: found.score, default=None)
+def search(space: Space) -> Candidate | None:
+    """The best plan over all rings and numbers of rounds; None if none fits."""
+    return min(candidates(space), key=lambda found: found.score, default=None)
 
 
-def candidates(problem: Problem, rings: Rings, tables: Tables) -> list[Candidate]:
+def candidates(space: Space) -> list[Candidate]:
     """The best plan found for each number of rounds that was looked at; empty if none fits."""
-    state = _Search(problem, rings, tables)
-    coarse = _subset_rows(problem, rings)
-    first = _sharpen(state, problem, rings, _rows(problem, rings, coarse, np.inf, NUM_SCREENED))
-    _screen(state, problem, first[:NUM_SCREENED])
-    rows = _sharpen(state, problem, rings, _rows(problem, rings, coarse, state.limit, len(coarse[0])))
+    state, problem = _Search(space), space.problem
+    first = _sharpen(state, _rows(space, space.coarse, np.inf, NUM_SCREENED))
+    _screen(state, first[:NUM_SCREENED])
+    rows = _sharpen(state, _rows(space, space.coarse, state.limit, len(space.coarse[0])))
     done = {row[:2] for row in first[:NUM_SCREENED]}
-    _screen(state, problem, [row for row in rows[:NUM_SCREENED] if row[:2] not in done])
+    _screen(state, [row for row in rows[:NUM_SCREENED] if row[:2] not in done])
     proved = problem.num_devices <= PROVED_DEVICES
     for index, k, bound, least_s in rows if proved else rows[:MAX_PROGRAMS]:
         if bound >= state.limit:
@@ -128,11 +143,16 @@ def candidates(problem: Problem, rings: Rings, tables: Tables) -> list[Candidate
     return list(state.by_rounds.values())
 
 
-def glance(problem: Problem, rings: Rings, tables: Tables) -> Candidate | None:
-    """A good plan on `rings` in a few milliseconds: the most promising are screened, nothing is proved."""
-    state = _Search(problem, rings, tables)
-    rows = _rows(problem, rings, _subset_rows(problem, rings), np.inf, NUM_GLANCED)
-    _screen(state, problem, _sharpen(state, problem, rings, rows)[:NUM_GLANCED])
+def glance(space: Space, among: Bools) -> Candidate | None:
+    """A good plan on some subsets of the devices in a few milliseconds: nothing is proved.
+
+    `among` [rings] is the same for all rings of a subset. The most promising of them are screened.
+    """
+    state = _Search(space)
+    ring, rounds, bound = space.coarse
+    chosen = among[ring]
+    rows = _rows(space, (ring[chosen], rounds[chosen], bound[chosen]), np.inf, NUM_GLANCED)
+    _screen(state, _sharpen(state, rows)[:NUM_GLANCED])
     return state.best
 
 
@@ -149,7 +169,6 @@ Row = tuple[int, int, float, float]
 
 
 def _subset_rows(problem: Problem, rings: Rings) -> tuple[Ints, Ints, Floats]:
-    """For each subset of devices (its first ring) and number of rounds a bound over all of its rings."""
     if not len(rings):
         none = np.zeros(0, dtype=np.int64)
         return none, none, np.zeros(0)
@@ -187,38 +206,38 @@ def _pairs(problem: Problem, rings: Rings) -> tuple[Ints, Ints]:
 
 
 def _rows(
-    problem: Problem, rings: Rings, coarse: tuple[Ints, Ints, Floats], limit: float, most: int
+    space: Space, coarse: tuple[Ints, Ints, Floats], limit: float, most: int
 ) -> tuple[Ints, Ints, Floats, Floats]:
     """The rings of the `most` best subset rows below `limit`: index, rounds, TPOT bound, score bound."""
     ring, rounds, bound = coarse
     alive = np.nonzero(np.isfinite(bound) & (bound < limit))[0]
     alive = alive[np.argsort(bound[alive], kind="stable")][:most]
-    subsets = rings.subsets if len(alive) else np.zeros(0)
-    which, column = np.nonzero(subsets[:, None] == subsets[ring[alive]][None, :])
+    which, column = np.nonzero(space.subsets[:, None] == space.subsets[ring[alive]][None, :])
     k = rounds[alive][column]
-    kept = (k == 1) | np.isfinite(rings.closing_s[which])
+    kept = (k == 1) | np.isfinite(space.rings.closing_s[which])
     which, k = which[kept], k[kept]
-    seconds, score = bounds.time_bounds(problem, rings.take(which), k)
+    seconds, score = bounds.time_bounds(space.problem, space.rings.take(which), k)
     return which, k, seconds, score
 
 
-def _sharpen(
-    state: _Search, problem: Problem, rings: Rings, rows: tuple[Ints, Ints, Floats, Floats]
-) -> list[Row]:
+def _sharpen(state: _Search, rows: tuple[Ints, Ints, Floats, Floats]) -> list[Row]:
     """Those of `rows` that can beat the best, by the price bound too; the most promising first."""
+    space = state.space
     which, rounds, seconds, score = rows
     score = score.copy()
     for k in np.unique(rounds):
         here = np.nonzero((rounds == k) & (score < state.limit))[0]
         if len(here):
-            price = bounds.price_bounds(problem, rings.take(which[here]), int(k), state.table)
+            rings = space.rings.take(which[here])
+            price = bounds.price_bounds(space.problem, rings, int(k), space.table)
             score[here] = np.maximum(score[here], price)
     alive = np.nonzero(score < state.limit)[0]
     alive = alive[np.lexsort((which[alive], rounds[alive], score[alive]))]
     return [(int(which[i]), int(rounds[i]), float(score[i]), float(seconds[i])) for i in alive]
 
 
-def _screen(state: _Search, problem: Problem, rows: list[Row]) -> None:
+def _screen(state: _Search, rows: list[Row]) -> None:
+    problem = state.space.problem
     for index, k, bound, least_s in rows:
         # On mean layers a plan that looks worse may be better: only the score of the real one counts.
         limit = state.limit if problem.uniform else np.inf

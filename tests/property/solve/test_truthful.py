@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dnet_core.solve import ring_order
 from dnet_core.solve.problem import build
-from dnet_core.solve.search import Tables, search
+from dnet_core.solve.search import Space, search
 from tests.simulated_plans import decode_ring, prompt_ring
 from tests.simulator import Layer, SimulatedRing, Simulator, Visit, seconds_per_token
 from tests.solver_requests import cluster_request
@@ -23,7 +22,7 @@ def test_predictions_agree_with_the_simulator() -> None:
     seed = 0
     while sum(seen.values()) < NUM_CLUSTERS:
         problem, seed = build(cluster_request(seed)), seed + 1
-        found = search(problem, ring_order.rings(problem), Tables(problem))
+        found = search(Space(problem))
         if found is None:
             continue
         measured = seconds_per_token(decode_ring(found.plan, problem))
