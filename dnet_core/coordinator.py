@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from dnet_core import planning
+from dnet_core.accuracy import Accuracy
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost
@@ -36,6 +37,7 @@ from dnet_core.events import (
 from dnet_core.generate.driver import Driver, drive
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.planning import Prepared, Wishes
+from dnet_core.settings import paths
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
 from dnet_core.tasks import Held, TaskScope
@@ -82,6 +84,7 @@ class Coordinator:
         self._changing = asyncio.Lock()
         self._ring: _Ring | None = None
         self._prepared: Prepared | None = None
+        self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -119,6 +122,12 @@ class Coordinator:
             self._telemetry.watch(event.peer)
 
     def _emit(self, event: Event) -> None:
+        self._tell(event)
+        compared = self._accuracy.hear(event)
+        if compared is not None:
+            self._tell(compared)
+
+    def _tell(self, event: Event) -> None:
         for queue in self._subscribers:
             if queue.full():
                 log.warning("a listener is slow: it misses %s", type(queue.get_nowait()).__name__)
@@ -224,7 +233,7 @@ class Coordinator:
         self._emit(DevicesMeasured(request))
 
     def _keep(self, prepared: Prepared) -> Prepared:
-        self._prepared = prepared
+        self._prepared = prepared = self._accuracy.remember(prepared)
         self._emit(PlanMade(prepared.solution))
         return prepared
 

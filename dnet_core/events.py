@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import FinishReason, StageTime
-from dnet_core.types.plan import Solution, SolveRequest
+from dnet_core.types.plan import DeviceAccuracy, Solution, SolveRequest
 from dnet_core.types.ring import RingPlan
 
 
@@ -155,6 +155,17 @@ class SessionEnded:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class PredictionCompared:
+    """An answer that ran alone has ended: seconds per token predicted and measured over `laps` tokens."""
+
+    model: str
+    laps: int
+    predicted_tpot_s: float
+    measured_tpot_s: float
+    devices: tuple[DeviceAccuracy, ...]
+
+
 Event = (
     PeerJoined
     | PeerLeft
@@ -175,4 +186,5 @@ Event = (
     | SessionStarted
     | LapMeasured
     | SessionEnded
+    | PredictionCompared
 )

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from dnet_core.errors import RequestError
+from dnet_core.files import replace_text
 from dnet_core.profile.device import profile_from_json, profile_to_json
 from dnet_core.types.profiles import DeviceProfile, ProfileRequest
 
@@ -46,21 +45,10 @@ class ProfileCache:
 
     def put(self, request: ProfileRequest, profile: DeviceProfile) -> None:
         """Keep `profile`. A disk that takes it not is told to the log: measuring again costs a second."""
-        path = self.path(request, profile.fingerprint)
-        temporary: Path | None = None
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=self._directory)
-            temporary = Path(name)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(profile_to_json(profile))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            replace_text(self.path(request, profile.fingerprint), profile_to_json(profile))
         except OSError as error:
             log.warning("the profile of %s cannot be kept: %s", profile.peer, error)
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
     def path(self, request: ProfileRequest, fingerprint: str) -> Path:
         """The file for `request` on the hardware and software of `fingerprint`."""

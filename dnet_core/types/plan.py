@@ -172,3 +172,17 @@ class Solution:
     prediction: Prediction
     reasons: tuple[DeviceReason, ...]
     sizes: tuple[RingSize, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAccuracy:
+    """Compute of one device per decoded token: as predicted, and the median of an answer's laps."""
+
+    peer: str
+    predicted_compute_s: float
+    measured_compute_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted: above 1 is slower than predicted."""
+        return self.measured_compute_s / self.predicted_compute_s
