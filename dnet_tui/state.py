@@ -27,6 +27,7 @@ from dnet_core.events import (
     PeerOffered,
     PlanMade,
     PlanStarted,
+    PredictionCompared,
     Recovered,
     RecoveryStarted,
     RingLost,
@@ -151,6 +152,8 @@ class ClusterView:
     """The sessions that run."""
     laps: tuple[LapMeasured, ...] = ()
     """The newest laps of one token each; those that read a prompt carry many and would blur the means."""
+    compared: PredictionCompared | None = None
+    """What the newest answer that ran alone says of the prediction."""
 
     @property
     def plan(self) -> RingPlan | None:
@@ -223,6 +226,8 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             return _with_lap(view, event, now_s)
         case SessionEnded(session=session):
             return replace(view, sessions={k: v for k, v in view.sessions.items() if k != session})
+        case PredictionCompared():
+            return replace(view, compared=event)
         case _:
             assert_never(event)
 
