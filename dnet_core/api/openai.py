@@ -231,6 +231,7 @@ Stop = Annotated[
 ]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+LookBack = Annotated[int, Field(ge=1, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -255,6 +256,11 @@ class Sampled(Body):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_context_size: LookBack = 20
+    presence_context_size: LookBack | None = None  # None, OpenAI's way: the whole answer, without the prompt
+    frequency_context_size: LookBack | None = None
+    xtc_probability: Probability = 0.0
+    xtc_threshold: float = Field(0.1, ge=0, le=0.5)
     logit_bias: Annotated[dict[int, Bias], BeforeValidator(_token_ids)] = Field(default_factory=dict)
     user: str | None = None
     metadata: dict[str, str] | None = None

@@ -15,7 +15,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from dnet_core.errors import RequestError
 from dnet_core.transport.control import SessionOrder
-from dnet_core.types.generation import TokenLogprob
+from dnet_core.types.generation import SamplingParams, TokenLogprob
 
 _MASK = (1 << 64) - 1
 _SMALLEST_TOP_P = 1e-6  # mlx-lm takes 0 for "off"; a caller means "only the likeliest token"
@@ -45,13 +45,32 @@ class Draw:
         return tuple(map(TokenLogprob, cast("list[int]", ids.tolist()), cast("list[float]", values.tolist())))
 
 
+class _AnswerCounts:
+    """How often each token is in the answer so far, for OpenAI's penalties; lazy like the tokens."""
+
+    def __init__(self, params: SamplingParams, answered: tuple[int, ...], vocabulary: int) -> None:
+        self._presence, self._frequency = params.answer_penalties
+        self._counts = mx.zeros((vocabulary,), mx.float32)
+        if answered:
+            self.add(mx.array(answered, mx.uint32))
+
+    def penalised(self, logits: mx.array) -> mx.array:
+        """`logits` `[1, vocabulary]` less what their tokens lose."""
+        lost = self._presence * (self._counts > 0).astype(mx.float32) + self._frequency * self._counts
+        return logits - lost.astype(logits.dtype)
+
+    def add(self, tokens: mx.array) -> None:
+        self._counts = self._counts.at[tokens].add(1.0)
+
+
 class Sampler:
     """Picks the tokens of one session. Owned by the compute thread."""
 
     def __init__(self, order: SessionOrder, vocabulary: int) -> None:
         """Raises RequestError for token ids beyond `vocabulary`: MLX would read and write out of bounds."""
         s = order.sampling
-        for token in (*order.recent_tokens, *(token for token, _ in s.logit_bias)):
+        biased = [token for token, _ in s.logit_bias]
+        for token in (*order.recent_tokens, *order.answered_tokens, *biased):
             if not 0 <= token < vocabulary:
                 raise RequestError(f"token {token} does not exist: the model has {vocabulary}")
         self._seed = order.seed
@@ -71,10 +90,13 @@ class Sampler:
             logit_bias=dict(s.logit_bias) or None,
             repetition_penalty=s.repetition_penalty if s.repetition_penalty != 1.0 else None,
             repetition_context_size=s.repetition_context_tokens,
-            presence_penalty=s.presence_penalty or None,
+            presence_penalty=s.presence_penalty if s.presence_context_tokens else None,
             presence_context_size=s.presence_context_tokens,
-            frequency_penalty=s.frequency_penalty or None,
+            frequency_penalty=s.frequency_penalty if s.frequency_context_tokens else None,
             frequency_context_size=s.frequency_context_tokens,
+        )
+        self._answer = (
+            _AnswerCounts(s, order.answered_tokens, vocabulary) if any(s.answer_penalties) else None
         )
         self._context_tokens = s.penalty_context_tokens
         self._recent = mx.array(order.recent_tokens, mx.uint32)
@@ -83,12 +105,16 @@ class Sampler:
         """Pick the token of `position` from `logits` `[1, vocabulary]`; nothing is evaluated."""
         for process in self._processors:
             logits = process(self._recent, logits)
+        if self._answer is not None:
+            logits = self._answer.penalised(logits)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         if self._is_random:
             mx.random.seed(_token_key(self._seed, position))
         token = self._pick(logprobs)
         if self._context_tokens:
             self._recent = mx.concatenate([self._recent, token.astype(mx.uint32)])[-self._context_tokens :]
+        if self._answer is not None:
+            self._answer.add(token)
         if self._num_top is None:
             return Draw(token, None, None)
         chosen = mx.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0].astype(mx.float32)

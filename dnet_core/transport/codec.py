@@ -359,9 +359,13 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
             repetition_penalty=s.repetition_penalty,
             repetition_context_tokens=s.repetition_context_tokens,
             presence_penalty=s.presence_penalty,
-            presence_context_tokens=s.presence_context_tokens,
+            presence_context_tokens=s.presence_context_tokens
+            if s.HasField("presence_context_tokens")
+            else None,
             frequency_penalty=s.frequency_penalty,
-            frequency_context_tokens=s.frequency_context_tokens,
+            frequency_context_tokens=s.frequency_context_tokens
+            if s.HasField("frequency_context_tokens")
+            else None,
             logit_bias=tuple((b.token, b.bias) for b in s.logit_bias),
             logprobs=s.logprobs if s.HasField("logprobs") else None,
             seed=s.seed,

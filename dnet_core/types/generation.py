@@ -10,8 +10,10 @@ from enum import StrEnum
 class SamplingParams:
     """How the tail picks a token; the names and meanings of mlx-lm's samplers and processors.
 
-    `temperature` 0 is greedy. `seed` None lets the driver draw one. `logprobs` None sends none, n >= 0 sends
-    the token's own and the n likeliest. `max_tokens` None means up to the context's end.
+    `presence_penalty` and `frequency_penalty` are OpenAI's: they count all tokens of the answer, and only
+    these. With a number of context tokens they are mlx-lm's: they look at the last so many tokens, prompt
+    included. `temperature` 0 is greedy. `seed` None lets the driver draw one. `logprobs` None sends none,
+    n >= 0 sends the token's own and the n likeliest. `max_tokens` None means up to the context's end.
     """
 
     temperature: float = 0.0
@@ -24,9 +26,9 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     repetition_context_tokens: int = 20
     presence_penalty: float = 0.0
-    presence_context_tokens: int = 20
+    presence_context_tokens: int | None = None
     frequency_penalty: float = 0.0
-    frequency_context_tokens: int = 20
+    frequency_context_tokens: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     seed: int | None = None
@@ -53,8 +55,9 @@ class SamplingParams:
             "presence_context_tokens",
             "frequency_context_tokens",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if self.top_k < 0:
             raise ValueError(f"top_k must not be negative, not {self.top_k}")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -68,11 +71,19 @@ class SamplingParams:
 
     @property
     def penalty_context_tokens(self) -> int:
-        """How many of the last tokens the active penalties look at (0: none is active)."""
+        """How many of the last tokens the active penalties look at (0: none looks at the last ones)."""
         return max(
             self.repetition_context_tokens if self.repetition_penalty != 1.0 else 0,
-            self.presence_context_tokens if self.presence_penalty != 0.0 else 0,
-            self.frequency_context_tokens if self.frequency_penalty != 0.0 else 0,
+            (self.presence_context_tokens or 0) if self.presence_penalty != 0.0 else 0,
+            (self.frequency_context_tokens or 0) if self.frequency_penalty != 0.0 else 0,
+        )
+
+    @property
+    def answer_penalties(self) -> tuple[float, float]:
+        """What a token loses for being in the answer already, and again for every time that it is."""
+        return (
+            self.presence_penalty if self.presence_context_tokens is None else 0.0,
+            self.frequency_penalty if self.frequency_context_tokens is None else 0.0,
         )
 
 

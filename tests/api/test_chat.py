@@ -158,6 +158,24 @@ async def test_penalties_reach_the_tail(field: str, client: openai.AsyncOpenAI, 
     assert penalised.count("z") < repeated.count("z")
 
 
+@pytest.mark.parametrize("field", ["presence", "frequency"])
+async def test_penalties_are_for_tokens_of_the_answer(
+    field: str, client: openai.AsyncOpenAI, ring: Coordinator
+) -> None:
+    """A letter of the prompt is as good as new, unless mlx-lm's way is asked for: then it counts, too."""
+    z, y = ring.tokenizer.encode("zy", add_special_tokens=False)
+    asked: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "z" * 5}],
+        "logit_bias": {str(z): 40, str(y): 39},
+        f"{field}_penalty": 2.0,
+        "max_tokens": 2,
+    }
+    documented = await plain(client, **asked)
+    assert documented.choices[0].message.content == "zy"
+    mlx_lm = await plain(client, **asked, extra_body={f"{field}_context_size": 200})
+    assert (mlx_lm.choices[0].message.content or "")[0] == "y"
+
+
 @pytest.mark.parametrize(
     "fields", [{"top_p": 1e-9}, {"extra_body": {"top_k": 1}}, {"extra_body": {"min_p": 1.0}}]
 )

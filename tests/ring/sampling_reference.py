@@ -5,11 +5,13 @@ Nothing of `dnet_core.shard` is used: the key of a token is mixed here once more
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.utils import load_model
@@ -32,6 +34,19 @@ def splitmix64(seed: int, index: int) -> int:
     state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
     return state ^ state >> 31
+
+
+def answer_penalised(logits: mx.array, answer: Sequence[int], s: SamplingParams) -> mx.array:
+    """OpenAI's formula: mu[j] - c[j] * frequency - (c[j] > 0) * presence, c[j] counted over the answer."""
+    counts = Counter(answer)
+    for token, count in counts.items():
+        lost = np.float32(0)
+        if s.presence_context_tokens is None:
+            lost += np.float32(s.presence_penalty)
+        if s.frequency_context_tokens is None:
+            lost += np.float32(s.frequency_penalty) * np.float32(count)
+        logits[0, token] -= mx.array(lost).astype(logits.dtype)
+    return logits
 
 
 def reference_answer(
@@ -60,9 +75,9 @@ def reference_answer(
         dict(s.logit_bias),
         s.repetition_penalty,
         s.repetition_context_tokens,
-        s.presence_penalty,
+        s.presence_penalty if s.presence_context_tokens else None,
         s.presence_context_tokens,
-        s.frequency_penalty,
+        s.frequency_penalty if s.frequency_context_tokens else None,
         s.frequency_context_tokens,
     )
     cache = make_prompt_cache(model)
@@ -75,6 +90,7 @@ def reference_answer(
         logits = model(mx.array([tokens[-1:]]), cache=cache)[:, -1, :]
         for process in processors:
             logits = process(mx.array(tokens), logits)
+        logits = answer_penalised(logits, tokens[len(prompt) :], s)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.random.seed(splitmix64(s.seed, len(tokens)))
         token = int(sampler(logprobs).item())

@@ -36,7 +36,9 @@ EVERYTHING = replace(
     xtc_threshold=0.05,
     repetition_penalty=1.2,
     presence_penalty=0.3,
+    presence_context_tokens=20,
     frequency_penalty=0.4,
+    frequency_context_tokens=20,
     logit_bias=(NEVER_END, (77, 1.5)),
     logprobs=3,
 )
@@ -99,11 +101,19 @@ CASES = {
         replace(PLAIN, repetition_penalty=3.0, repetition_context_tokens=2),
     ),
     "presence_penalty": (replace(PLAIN, presence_penalty=2.0), PLAIN),
+    "presence_penalty does not look at the prompt": (
+        replace(PLAIN, presence_penalty=2.0),
+        replace(PLAIN, presence_penalty=2.0, presence_context_tokens=200),
+    ),
     "presence_context_tokens": (
         replace(PLAIN, presence_penalty=2.0, presence_context_tokens=200),
         replace(PLAIN, presence_penalty=2.0, presence_context_tokens=1),
     ),
     "frequency_penalty": (replace(PLAIN, frequency_penalty=2.0), PLAIN),
+    "frequency_penalty looks at the whole answer": (
+        replace(PLAIN, frequency_penalty=2.0, max_tokens=60),
+        replace(PLAIN, frequency_penalty=2.0, frequency_context_tokens=20, max_tokens=60),
+    ),
     "frequency_context_tokens": (
         replace(PLAIN, frequency_penalty=2.0, frequency_context_tokens=200),
         replace(PLAIN, frequency_penalty=2.0, frequency_context_tokens=1),

@@ -99,3 +99,15 @@ def test_a_top_p_of_nothing_is_greedy() -> None:
 def test_more_logprobs_than_tokens() -> None:
     draw = Sampler(order(replace(PLAIN, logprobs=20)), 5)(mx.zeros((1, 5)), 0)
     assert sorted(top.token for top in draw.top_logprobs()) == list(range(5))
+
+
+@given(penalties=st.tuples(st.floats(-2, 2), st.floats(-2, 2)), known=st.integers(0, 12))
+def test_an_answer_that_goes_on_elsewhere_is_penalised_as_if_it_had_not_moved(
+    penalties: tuple[float, float], known: int
+) -> None:
+    params = replace(PLAIN, presence_penalty=penalties[0], frequency_penalty=penalties[1])
+    logits = mx.random.normal((1, VOCABULARY), key=mx.random.key(0))
+    one = Sampler(order(params), VOCABULARY)
+    tokens = [int(one(logits, at).token.item()) for at in range(16)]
+    other = Sampler(order(params, answered_tokens=tuple(tokens[:known])), VOCABULARY)
+    assert [other(logits, at).token.item() for at in range(known, 16)] == tokens[known:]
