@@ -35,6 +35,7 @@ from dnet_core.events import (
     PlanStarted,
 )
 from dnet_core.generate.driver import Driver, drive
+from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.settings import paths
@@ -63,6 +64,7 @@ class LoadedModel:
     plan: RingPlan
     context_tokens: int
     loaded_at_unix_s: int
+    thinking_switches: tuple[str, ...]  # the template's variables that say whether to think before answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,8 @@ class Coordinator:
             path = tuple(shards[a.peer] for a in plan.assignments)
             driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
             held = await Held.open(self._tasks, _with_channels(driving, stack.pop_all()))
-        loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()))
+        switches = thinking_switches(tokenizer.chat_template(with_tools=False))
+        loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches)
         self._ring = _Ring(loaded, held)
         return loaded
 

@@ -29,11 +29,6 @@ class LiveAnswer:
         self._num_tokens = 0
         self._phase: Phase = Reading(0, None)
 
-    def expect(self, prompt_tokens: int) -> None:
-        """Note how long the prompt is, unless the ring has told already how far it is."""
-        if self._phase == Reading(0, None):
-            self._phase = Reading(0, prompt_tokens)
-
     def hear(self, event: GenerationEvent) -> None:
         match event:
             case PromptProgress(done_tokens=done, total_tokens=total):

@@ -24,7 +24,7 @@ from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
-from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined, SessionStarted
+from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
 from dnet_tui.chat import ChatSettings
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
@@ -140,8 +140,6 @@ class DnetApp(App[None], inherit_bindings=False):
             self._cluster = None
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, SessionStarted):  # the chat is the only client here
-            self.conversation.expect(event.prompt_tokens)
         self._seen = fold(self._seen, event, self._timing.clock())
         self._view_pace.ask()
 

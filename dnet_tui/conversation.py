@@ -82,12 +82,6 @@ class Conversation(Vertical):
         if waiting is not None:
             self.turns = (*self.turns[:-1], replace(waiting, phase=Failed(message, 0)))
 
-    def expect(self, prompt_tokens: int) -> None:
-        """The session of the running answer has a prompt this long."""
-        if self._answer is not None:
-            self._answer.expect(prompt_tokens)
-            self._stream_pace.ask()
-
     # --- asking -----------------------------------------------------------------------------------------
 
     @property

@@ -79,14 +79,16 @@ class FakeLoaded:
     model: str
     plan: RingPlan
     context_tokens: int
+    thinking_switches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the fake says: its tokens, and the error that breaks it off after them, if any."""
+    """What the fake thinks and says: its tokens, and the error that breaks it off after them, if any."""
 
     tokens: tuple[str, ...]
     error: DnetError | None = None
+    thoughts: tuple[str, ...] = ()
 
 
 def peer(name: str, port: int = 58081, host: str = "127.0.0.1") -> Peer:
@@ -126,6 +128,7 @@ class FakeCoordinator:
         fetch_bytes: int = 0,
         prompt_tokens: int = 40,
         prompt_chunks: int = 1,
+        thinking_switches: tuple[str, ...] = (),
         pause: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.gate = Gate()
@@ -138,6 +141,7 @@ class FakeCoordinator:
         self.fetch_bytes = fetch_bytes
         self._prompt_tokens = prompt_tokens
         self._prompt_chunks = prompt_chunks
+        self._thinking_switches = thinking_switches
         self._listeners: list[asyncio.Queue[Event]] = []
         self._loaded: FakeLoaded | None = None
         self.requests: list[GenerationRequest] = []
@@ -217,7 +221,7 @@ class FakeCoordinator:
                 total = 3_300_000 * len(assignment.layers)
                 self.tell(LoadProgressed(assignment.peer, total * quarter // 4, total))
             await self._pause(0.2)
-        self._loaded = FakeLoaded(model, plan, plan.context_tokens)
+        self._loaded = FakeLoaded(model, plan, plan.context_tokens, self._thinking_switches)
         self.tell(ModelLoaded(plan, 1.8))
         return self._loaded
 
@@ -235,16 +239,17 @@ class FakeCoordinator:
         session, sent, finish = f"s{len(self.requests)}", 0, FinishReason.CANCELLED
         self.tell(SessionStarted(session, self._prompt_tokens))
         try:
+            yield PromptProgress(0, self._prompt_tokens, ())
             for chunk in range(1, self._prompt_chunks + 1):
                 await self._pause(0.3)
                 done = self._prompt_tokens * chunk // self._prompt_chunks
                 yield PromptProgress(done, self._prompt_tokens, self._stages())
-            for text in answer.tokens:
+            for thought, text in [(t, "") for t in answer.thoughts] + [("", t) for t in answer.tokens]:
                 await self._pause(0.09)
                 stages, position = self._stages(), self._prompt_tokens + sent
                 sent += 1
                 self.tell(LapMeasured(session, position, stages))
-                yield TokenText(text, 1000 + sent, position, None, (), stages)
+                yield TokenText(text, 1000 + sent, position, None, (), stages, thought)
             await self._pause(0.09)
             if answer.error is not None:
                 raise answer.error

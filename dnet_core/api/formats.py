@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dnet_core.api.tool_parsers import CallParser, deepseek_calls, json_calls, mlx_lm_markers, mlx_lm_parser
+from dnet_core.generate.thoughts import ReasoningFormat, marker_tokens, reasoning_format
 from dnet_core.generate.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningFormat:
-    """Reasoning stands before the answer, between `start` and `end`."""
-
-    start: str
-    end: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +38,6 @@ class AnswerFormat:
     dropped: tuple[str, ...]  # markers around the plain answer
     shown: frozenset[int]
 
-
-REASONING = tuple(
-    ReasoningFormat(start, end)
-    for start, end in (
-        ("<think>", "</think>"),  # DeepSeek, Qwen, GLM, MiniMax, Nemotron, SmolLM3, ...
-        ("<longcat_think>", "</longcat_think>"),
-        ("<|think:start|>", "<|think:end|>"),
-        ("<|channel>thought", "<channel|>"),  # Gemma 4
-        ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),  # Kimi K3
-        ("[THINK]", "[/THINK]"),  # Magistral
-        ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
-        ("<seed:think>", "</seed:think>"),
-        ("◁think▷", "◁/think▷"),
-        ("<thought>", "</thought>"),  # EXAONE Deep
-        ("Here is my thought process:", "Here is my response:"),  # Granite 3.2
-    )
-)
 
 HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
 PYTHON_TAG = "<|python_tag|>"
@@ -134,7 +110,7 @@ def answer_format(tokenizer: Tokenizer, *, with_tools: bool) -> AnswerFormat:
     """How the model of `tokenizer` answers a chat with or without tools."""
     template = tokenizer.chat_template(with_tools=with_tools)
     tools = _tool_format(tokenizer, template)
-    reasoning = next((f for f in REASONING if _has(tokenizer, template, f)), None)
+    reasoning = reasoning_format(tokenizer, template)
     dropped = RESPONSE_TOKENS if RESPONSE_TOKENS[0] in template else ()
     if with_tools and tools is LLAMA_3:
         dropped = (*dropped, PYTHON_TAG)
@@ -142,7 +118,7 @@ def answer_format(tokenizer: Tokenizer, *, with_tools: bool) -> AnswerFormat:
     if with_tools or tools is HARMONY:
         texts |= {tools.start, tools.end, *tools.inner}
     if reasoning is not None:
-        texts |= {*_tokens_in(reasoning.start), *_tokens_in(reasoning.end)}
+        texts |= {*marker_tokens(reasoning.start), *marker_tokens(reasoning.end)}
     ids = (tokenizer.token_id(text) for text in texts)
     return AnswerFormat(
         reasoning=reasoning,
@@ -162,16 +138,3 @@ def _tool_format(tokenizer: Tokenizer, template: str) -> ToolFormat:
         if all(tokenizer.token_id(text) is not None for text in texts):
             return found
     return GENERIC
-
-
-def _has(tokenizer: Tokenizer, template: str, reasoning: ReasoningFormat) -> bool:
-    """Whether the template writes this reasoning, or the vocabulary has tokens for nothing else."""
-    if reasoning.end in template:
-        return True
-    return all(tokenizer.token_id(text) is not None for text in (reasoning.start, reasoning.end))
-
-
-def _tokens_in(marker: str) -> list[str]:
-    """The special tokens that a marker may be written with: itself, or the parts in brackets."""
-    parts = [part + ">" for part in marker.split(">")[:-1]]
-    return [marker, *parts]

@@ -10,11 +10,12 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from dnet_core.errors import ContextTooLong, DeadlineExceeded, DnetError, NotReady, RequestError
 from dnet_core.events import Event, LapMeasured, SessionEnded, SessionStarted
 from dnet_core.generate.session import AnswerSession, prompt_chunks
+from dnet_core.generate.thoughts import ThoughtReader, answer_markers, split_thoughts
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.settings import TIMEOUTS
 from dnet_core.transport.control import SessionOrder
@@ -67,10 +68,21 @@ class Driver:
                 self._links[shard.peer] = await stack.enter_async_context(link)
             yield
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Continue a conversation. See `generate_from`."""
-        tokens = self.tokenizer.encode_chat(request.messages, **dict(request.template_kwargs))
-        return self.generate_from(tokens, request.sampling)
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Continue a conversation; what the model thinks first is told apart from its answer.
+
+        The length of the prompt is told before anything is computed. See `generate_from`.
+        """
+        tokenizer = self.tokenizer
+        markers = answer_markers(tokenizer)
+        text = tokenizer.apply_chat_template(request.messages, **dict(request.template_kwargs))
+        tokens = tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
+        is_open = markers.reasoning is not None and text.rstrip().endswith(markers.reasoning.start)
+        yield PromptProgress(0, len(tokens), ())
+        answer = self.generate_from(tokens, request.sampling, markers.shown)
+        async with aclosing(split_thoughts(answer, ThoughtReader(markers, is_open=is_open))) as events:
+            async for event in events:
+                yield event
 
     async def generate_from(
         self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()

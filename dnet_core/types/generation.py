@@ -150,7 +150,10 @@ class PromptProgress:
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """One token's worth of answer; `text` may be empty while a character or stop string is incomplete."""
+    """One token's worth of answer; `text` may be empty while a character or stop string is incomplete.
+
+    `thought` is what it adds to what the model thinks before the answer, where that is split from the text.
+    """
 
     text: str
     token: int
@@ -158,6 +161,7 @@ class TokenText:
     logprob: float | None
     top_logprobs: tuple[TokenLogprob, ...]
     stages: tuple[StageTime, ...]
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
