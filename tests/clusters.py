@@ -27,6 +27,7 @@ def layer(
         active_weight_bytes=int(weight_bytes * active_share),
         flops_per_token=int(4 * weight_bytes * active_share),
         attention_flops_per_token_pair=4 * 4096,
+        weight_format="q4",
         kv=KVProfile(kind, kv_bytes_per_token, 0, window_tokens=4096 if kind is KVKind.SLIDING else 1 << 17),
     )
 
@@ -45,6 +46,7 @@ def model(layers: list[LayerProfile], table_bytes: int = 256 * MIB, hidden_size:
         activation_bytes_per_token=2 * hidden_size,
         context_tokens=1 << 17,
         weight_format="q4",
+        head_weight_format="q4",
     )
 
 

@@ -117,7 +117,7 @@ def fingerprint(host: HostFacts, mlx_version: str, backend: str) -> str:
 
 
 def request_for(model: ModelProfile, config: Mapping[str, Any], chunk_tokens: int) -> ProfileRequest:
-    """What to measure for `model`, whose `config.json` is `config`: a middle layer, its format.
+    """What to measure for `model`, whose `config.json` is `config`: a middle layer, in all its formats.
 
     The MLP is made so wide that a layer has the model's arithmetic per token, whatever its architecture.
     """
@@ -133,27 +133,36 @@ def request_for(model: ModelProfile, config: Mapping[str, Any], chunk_tokens: in
     intermediate = max((elements - attention) // (3 * hidden), min(hidden, 64))
     return ProfileRequest(
         shape=LayerShape(hidden, intermediate, num_heads, num_kv_heads, head_dim),
-        formats=(_weight_format(model, config),),
+        formats=tuple(_weight_format(name, model, config) for name in model.weight_formats),
         chunk_tokens=max(2, chunk_tokens),
         disk_read_size_bytes=DISK_READ_SIZE_BYTES,
     )
 
 
-def _weight_format(model: ModelProfile, config: Mapping[str, Any]) -> WeightFormat:
-    name = model.weight_format
+def _weight_format(name: str, model: ModelProfile, config: Mapping[str, Any]) -> WeightFormat:
     if not name.startswith("q"):
         return WeightFormat(name)
     text = text_config(config)
     stated = _MLX_DTYPES.get(str(text.get("torch_dtype") or text.get("dtype")), "bf16")
     is_wide = model.activation_bytes_per_token >= 4 * model.hidden_size
     dtype = "f32" if is_wide else "bf16" if stated == "f32" else stated
-    settings = config.get("quantization") or config.get("quantization_config")
-    if not isinstance(settings, dict):
-        settings = {}
+    bits = int(name[1:])
+    settings = _quantization(config, bits)
     mode = settings.get("mode")
     known = mode in ("mxfp4", "mxfp8", "nvfp4")
     group_size = int(number(settings, ("group_size",)) or (32 if known else _GROUP_SIZE))
-    return WeightFormat(dtype, Quantization(int(name[1:]), group_size, str(mode) if known else "affine"))
+    return WeightFormat(dtype, Quantization(bits, group_size, str(mode) if known else "affine"))
+
+
+def _quantization(config: Mapping[str, Any], bits: int) -> dict[str, Any]:
+    """The settings of the modules that have so many bits: the config's own, or those of some modules."""
+    settings = config.get("quantization") or config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return {}
+    if settings.get("bits") == bits:
+        return settings
+    own = (value for value in settings.values() if isinstance(value, dict) and value.get("bits") == bits)
+    return {**settings, **next(own, {})}
 
 
 def _mac_chip(device: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from dnet_core.errors import UnsupportedModel
@@ -81,7 +82,8 @@ def profile_model(checkpoint: Checkpoint) -> ModelProfile:
         vocab_size=table.rows,
         activation_bytes_per_token=table.columns * _activation_element_bytes(table, parts),
         context_tokens=context,
-        weight_format=weight_format(checkpoint, parts),
+        weight_format=weight_format(chain.from_iterable(parts.layers)),
+        head_weight_format=weight_format(own_head or (table,)),
     )
 
 
@@ -100,6 +102,7 @@ def _layer(
         active_weight_bytes=weight_bytes - round(idle * idle_bytes),
         flops_per_token=2 * (elements - round(idle * idle_elements)),
         attention_flops_per_token_pair=rules.attention_flops(modules, kv),
+        weight_format=weight_format(modules),
         kv=kv,
     )
 

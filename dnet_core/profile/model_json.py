@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from dnet_core.errors import RequestError
 from dnet_core.types.profiles import KVKind, KVProfile, LayerProfile, LinkProfile, ModelProfile
 
-MODEL_PROFILE_VERSION = 1
+MODEL_PROFILE_VERSION = 2
 """Bumped when a figure means something else: older files are then refused."""
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -35,11 +35,12 @@ class _LayerDocument(_Document):
     active_weight_bytes: PositiveInt
     flops_per_token: NonNegativeInt
     attention_flops_per_token_pair: NonNegativeInt
+    weight_format: _Text
     kv: _KVDocument
 
 
 class _ModelDocument(_Document):
-    model_profile_version: Literal[1]
+    model_profile_version: Literal[2]
     model: _Text
     model_type: _Text
     layers: tuple[_LayerDocument, ...] = Field(min_length=1)
@@ -51,6 +52,7 @@ class _ModelDocument(_Document):
     activation_bytes_per_token: PositiveInt
     context_tokens: PositiveInt
     weight_format: _Text
+    head_weight_format: _Text
 
 
 class _LinkDocument(_Document):

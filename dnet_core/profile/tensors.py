@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,17 +116,13 @@ def number(config: Mapping[str, Any], keys: tuple[str, ...], layer: int = 0) -> 
     return None
 
 
-def weight_format(checkpoint: Checkpoint, parts: Parts) -> str:
-    """The format that most bytes of the layers are in: "q4", "q8", "bf16", "f16", "f32"."""
+def weight_format(modules: Iterable[Module]) -> str:
+    """The format that most bytes of `modules` are in: "q4", "q8", "bf16", "f16", "f32"."""
     counts: Counter[str] = Counter()
     floats = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
-    for layer in parts.layers:
-        for module in layer:
-            quantised = module.bits < 16
-            name = f"q{module.bits}" if quantised else floats.get(module.scale_dtype, "f32")
-            counts[name] += module.num_bytes
-    if not counts:
-        raise UnsupportedModel(checkpoint.model, "its layers have no weights")
+    for module in modules:
+        name = f"q{module.bits}" if module.bits < 16 else floats.get(module.scale_dtype, "f32")
+        counts[name] += module.num_bytes
     return counts.most_common(1)[0][0]
 
 

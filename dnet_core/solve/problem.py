@@ -96,7 +96,7 @@ def build(request: SolveRequest) -> Problem:
     """Turn profiles into numbers.
 
     Raises RequestError when no device is left, when a name in the request is unknown, or when a device was
-    not measured for the model's weight format.
+    not measured for a weight format of the model.
     """
     model = request.model
     devices = tuple(d for d in request.devices if d.peer not in request.excluded)
@@ -106,15 +106,13 @@ def build(request: SolveRequest) -> Problem:
     num_chunks = -(-prompt_tokens // chunk)
     last = prompt_tokens - (num_chunks - 1) * chunk
     weights = np.array([layer.weight_bytes for layer in model.layers], dtype=np.int64)
-    speeds = [_speed(d, model.weight_format) for d in devices]
-    pairs = list(zip(devices, speeds, strict=True))
     position = prompt_tokens + request.answer_tokens // 2
 
-    def decode(device: DeviceProfile, speed: FormatSpeed) -> list[float]:
-        return [_decode_layer_s(layer, device, speed, request.batch, position) for layer in model.layers]
+    def decode(device: DeviceProfile) -> list[float]:
+        return [_decode_layer_s(layer, device, request.batch, position) for layer in model.layers]
 
-    def prefill(device: DeviceProfile, speed: FormatSpeed, tokens: int) -> list[float]:
-        return [_prefill_layer_s(layer, device, speed, tokens, prompt_tokens) for layer in model.layers]
+    def prefill(device: DeviceProfile, tokens: int) -> list[float]:
+        return [_prefill_layer_s(layer, device, tokens, prompt_tokens) for layer in model.layers]
 
     return Problem(
         request=request,
@@ -125,11 +123,11 @@ def build(request: SolveRequest) -> Problem:
             dtype=np.int64,
         )
         * request.batch,
-        compute_s=np.array([decode(d, s) for d, s in pairs]),
+        compute_s=np.array([decode(d) for d in devices]),
         read_s=weights[None, :] / np.array([[d.disk_read_bytes_per_s] for d in devices]),
-        chunk_s=np.array([prefill(d, s, chunk) for d, s in pairs]),
-        last_chunk_s=np.array([prefill(d, s, last) for d, s in pairs]),
-        head_s=np.array([_head_s(model, s, request.batch) for s in speeds]),
+        chunk_s=np.array([prefill(d, chunk) for d in devices]),
+        last_chunk_s=np.array([prefill(d, last) for d in devices]),
+        head_s=np.array([_head_s(model, d, request.batch) for d in devices]),
         budget_bytes=np.array([d.memory_budget_bytes for d in devices], dtype=np.int64),
         workspace_bytes=WORKSPACE_ACTIVATIONS * chunk * model.activation_bytes_per_token,
         embedding_bytes=model.embedding_bytes,
@@ -171,10 +169,9 @@ def _speed(device: DeviceProfile, weight_format: str) -> FormatSpeed:
     raise RequestError(f"{device.peer} was not measured with {weight_format} weights: profile it again")
 
 
-def _decode_layer_s(
-    layer: LayerProfile, device: DeviceProfile, speed: FormatSpeed, batch: int, position: int
-) -> float:
+def _decode_layer_s(layer: LayerProfile, device: DeviceProfile, batch: int, position: int) -> float:
     """Seconds of one layer for a token of each of `batch` sequences: the slower of memory and arithmetic."""
+    speed = _speed(device, layer.weight_format)
     weight_bytes = min(layer.active_weight_bytes * batch, layer.weight_bytes)
     matrices_s = max(
         weight_bytes / speed.decode_bytes_per_s, _token_matrices_s(layer.flops_per_token, speed, batch)
@@ -187,10 +184,9 @@ def _decode_layer_s(
     return matrices_s + attention_s + device.layer_overhead_s
 
 
-def _prefill_layer_s(
-    layer: LayerProfile, device: DeviceProfile, speed: FormatSpeed, tokens: int, prompt_tokens: int
-) -> float:
+def _prefill_layer_s(layer: LayerProfile, device: DeviceProfile, tokens: int, prompt_tokens: int) -> float:
     """Seconds of one layer for a chunk of `tokens`; attention over half the prompt, which is its mean."""
+    speed = _speed(device, layer.weight_format)
     pairs = tokens * min(prompt_tokens / 2, layer.kv.window_tokens)
     flops = tokens * layer.flops_per_token + pairs * layer.attention_flops_per_token_pair
     weight_bytes = min(layer.active_weight_bytes * tokens, layer.weight_bytes)
@@ -200,7 +196,8 @@ def _prefill_layer_s(
     )
 
 
-def _head_s(model: ModelProfile, speed: FormatSpeed, batch: int) -> float:
+def _head_s(model: ModelProfile, device: DeviceProfile, batch: int) -> float:
+    speed = _speed(device, model.head_weight_format)
     return max(
         model.head_bytes / speed.decode_bytes_per_s,
         _token_matrices_s(model.head_flops_per_token, speed, batch),

@@ -37,6 +37,7 @@ class LayerProfile:
     active_weight_bytes: int  # read per decoded token: all, but for MoE only the active experts
     flops_per_token: int  # without attention over the context
     attention_flops_per_token_pair: int  # times the number of cached positions
+    weight_format: str  # "bf16", "f16", "f32", "q8", "q4", ...: the one that most of its bytes are in
     kv: KVProfile
 
 
@@ -54,7 +55,14 @@ class ModelProfile:
     vocab_size: int
     activation_bytes_per_token: int  # what one hop carries
     context_tokens: int  # the model's own limit
-    weight_format: str  # "bf16", "f16", "f32", "q8", "q4", ...: the one most bytes are in
+    weight_format: str  # the one that most bytes of all layers are in
+    head_weight_format: str  # of the LM head (tied: of the table)
+
+    @property
+    def weight_formats(self) -> tuple[str, ...]:
+        """All that a device has to be measured with, the main one first."""
+        others = (layer.weight_format for layer in self.layers)
+        return tuple(dict.fromkeys((self.weight_format, *others, self.head_weight_format)))
 
     @property
     def num_layers(self) -> int:

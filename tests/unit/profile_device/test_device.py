@@ -182,6 +182,19 @@ def test_the_request_has_the_models_format_and_arithmetic(
     assert flops == pytest.approx(model.layers[0].flops_per_token, rel=0.05)
 
 
+def test_every_format_of_a_mixed_model_is_measured(tmp_path: Path) -> None:
+    untied = {"tie_word_embeddings": False}
+    directory = write_tiny_model("llama", tmp_path / "model", quantize="mixed", overrides=untied)
+    checkpoint = read_checkpoint(directory)
+    model = profile_model(checkpoint)
+    assert {layer.weight_format for layer in model.layers} == {model.weight_format} == {"q4"}
+    assert model.head_weight_format == "q8"
+    assert request_for(model, checkpoint.config, 64).formats == (
+        WeightFormat("f32", Quantization(4, 32, "affine")),
+        WeightFormat("f32", Quantization(8, 64, "affine")),
+    )
+
+
 def test_sixteen_bit_models(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write_tiny_model("llama", tmp_path / "a", dtype="bfloat16"))
     assert request_for(profile_model(checkpoint), checkpoint.config, 64).formats == (WeightFormat("bf16"),)
