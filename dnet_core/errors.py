@@ -5,6 +5,7 @@ DnetError
     UnknownModel      no such model here or on the hub
     UnsupportedModel  the architecture or the file cannot run in a ring
     ContextTooLong    prompt longer than the context
+    GrammarError      a grammar, JSON schema or regular expression that is invalid or too complex
   NotReady            no model is loaded, or one is being loaded
   InfeasiblePlan      the model does not fit, with what is missing per device
   LoadError           missing or corrupt files, disk full
@@ -51,6 +52,10 @@ class ContextTooLong(RequestError):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class GrammarError(RequestError):
+    """What an answer is to be bound to is invalid, or too complex to follow; the message is llguidance's."""
 
 
 class NotReady(DnetError):

@@ -127,7 +127,8 @@ class Driver:
                     self._emit(LapMeasured(name, read.position, read.stages))
                     yield PromptProgress(read.position, len(tokens), read.stages)
                 case Sampled() as sampled:
-                    self._emit(LapMeasured(name, sampled.position, sampled.stages))
+                    if sampled.stages:  # else a grammar forced it: it came with the token before it
+                        self._emit(LapMeasured(name, sampled.position, sampled.stages))
                     yield session.take(sampled)
                 case Fault() as fault:
                     raise self._lost or rebuild(fault.kind, fault.message, fault.peer)

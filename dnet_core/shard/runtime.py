@@ -1,28 +1,30 @@
 """What a frame does on a shard: run its window, then hand on, report, or sample.
 
-    Prompt, Token  -> embed, window  --+
+    Prompt, Tokens -> embed, window  --+
     Activation     -> window         --+--> more layers elsewhere: Activation to the next shard
                                        +--> last layer, more prompt to come: PromptRead to the driver
-                                       +--> last layer: Token to the first shard, Sampled to the driver
+                                       +--> last layer: Tokens to the first shard, Sampled to the driver
 
 There is one step for prefill and decode, for one round and many. When the first shard is also the tail (a
 ring of one) the sampled token stays a lazy array and the next step is built before it is read, as mlx-lm
-does; with streamed layers, whose weights come and go during a step, there is nothing to build ahead.
+does; with streamed layers, whose weights come and go during a step, there is nothing to build ahead, nor
+when a grammar must see the token first. What a grammar forces goes round with the token, as one chunk.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
 from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
+from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.loader import LayerStream, Reads, Spent
 from dnet_core.shard.sampler import Draw
-from dnet_core.shard.sessions import Session
+from dnet_core.shard.sessions import Session, Taken
 from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
 from dnet_core.slices.window import Arrays, WindowedModel
@@ -35,12 +37,12 @@ from dnet_core.transport.frames import (
     Prompt,
     PromptRead,
     Sampled,
-    Token,
+    Tokens,
 )
-from dnet_core.types.generation import StageTime
+from dnet_core.types.generation import StageTime, TokenLogprob
 from dnet_core.types.ring import LayerWindow
 
-NextFrame = Activation | Token
+NextFrame = Activation | Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,11 @@ class Runtime:
     def sessions(self) -> tuple[str, ...]:
         return tuple(self._sessions)
 
-    def open(self, driver: str, order: SessionOrder) -> None:
+    def open(self, driver: str, order: SessionOrder, matcher: Matcher | None = None) -> None:
+        """Begin a session; on the tail `matcher` is of its grammar."""
         if order.session in self._sessions:
             raise ProtocolError(f"session {order.session} is already open on {self._peer}")
-        self._sessions[order.session] = Session(driver, order, self._model.make_cache())
+        self._sessions[order.session] = Session(driver, order, self._model.make_cache(), matcher)
 
     def cancel(self, name: str) -> None:
         """Let nothing more be computed for this session. Safe from any thread; `close` frees it."""
@@ -170,10 +173,10 @@ class Runtime:
                 self._model.check_tokens(frame.tokens)
                 turn = _Turn(frame.position, len(frame.tokens), frame.last, (), begun, queued, arrival.wire_s)
                 self._run(session, turn, (mx.array([frame.tokens]),), 0)
-            case Token():
-                self._model.check_tokens((frame.token,))
-                turn = _Turn(frame.position, 1, True, (), begun, queued, arrival.wire_s)
-                self._run(session, turn, (mx.array([[frame.token]]),), 0)
+            case Tokens():
+                self._model.check_tokens(frame.tokens)
+                turn = _Turn(frame.position, len(frame.tokens), True, (), begun, queued, arrival.wire_s)
+                self._run(session, turn, (mx.array([frame.tokens]),), 0)
             case Activation():
                 turn = _Turn(
                     frame.position,
@@ -245,7 +248,7 @@ class Runtime:
         position = turn.position + turn.num_tokens
         draw = session.sample(logits, position)
         draw.begin()
-        if self._is_first and self._stream is None:
+        if self._is_first and self._stream is None and not session.is_bound:
             self._outputs.again(lambda: self._continue(session, turn, draw, position))
         else:
             self._tell(session, turn, draw, position)
@@ -263,28 +266,33 @@ class Runtime:
             self._fault(session, error)
 
     def _tell(self, session: Session, turn: _Turn, draw: Draw, position: int) -> None:
-        """Read the token, send it round and to the driver."""
-        token = cast("int", draw.token.item())
-        finish = session.finish(token, position)
-        if finish is not None:
+        """Read the token, send it round and to the driver, with the tokens that must follow it."""
+        taken = session.take(cast("int", draw.token.item()), position)
+        if taken.finish is not None:
             session.cancelled = True  # never back to False: a cancel may have come meanwhile
-        if finish is None and not self._is_first:
-            self._outputs.to_next(Token(session.name, position, token))
-        elif finish is None and self._stream is not None:
-            following = Arrival(Token(session.name, position, token), time.monotonic(), 0.0)
+        elif not self._is_first:
+            self._outputs.to_next(Tokens(session.name, position, taken.tokens))
+        elif self._stream is not None or session.is_bound:
+            following = Arrival(Tokens(session.name, position, taken.tokens), time.monotonic(), 0.0)
             self._outputs.again(lambda: self.handle(following))
-        self._outputs.to_driver(
-            session.driver,
-            Sampled(
-                session.name,
-                position,
-                token,
-                finish,
-                None if draw.logprob is None else cast("float", draw.logprob.item()),
-                draw.top_logprobs(),
-                (*turn.stages, self._stage(session, turn)),
-            ),
-        )
+        for frame in self._sampled(session, turn, draw, position, taken):
+            self._outputs.to_driver(session.driver, frame)
+        if taken.finish is None:
+            session.prepare()
+
+    def _sampled(
+        self, session: Session, turn: _Turn, draw: Draw, position: int, taken: Taken
+    ) -> Iterator[Sampled]:
+        """What the driver is told: one frame per token. A forced one had no choice and no lap."""
+        logprob = None if draw.logprob is None else cast("float", draw.logprob.item())
+        top, stages = draw.top_logprobs(), (*turn.stages, self._stage(session, turn))
+        last = position + len(taken.tokens) - 1
+        for place, token in enumerate(taken.tokens, start=position):
+            finish = taken.finish if place == last else None
+            yield Sampled(session.name, place, token, finish, logprob, top, stages)
+            logprob = None if logprob is None else 0.0
+            top = (TokenLogprob(taken.tokens[place - position + 1], 0.0),) if top and place < last else ()
+            stages = ()
 
     def _stage(self, session: Session, turn: _Turn) -> StageTime:
         """This shard's part of the lap. Steps of a ring of one overlap: time is counted to one of them."""

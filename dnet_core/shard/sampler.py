@@ -1,11 +1,15 @@
 """Logits to token, with mlx-lm's samplers and processors, composed once per session on the tail.
 
+A grammar's mask comes after the processors and before the sampler: log-probabilities are those of the tokens
+that were left to choose from.
+
 The random key of a token is derived from (seed, position): a seeded answer is the same whatever else the
 ring is doing, and the same again when a sequence is resumed in the middle.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -14,6 +18,7 @@ import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from dnet_core.errors import RequestError
+from dnet_core.grammar.matcher import Mask
 from dnet_core.transport.control import SessionOrder
 from dnet_core.types.generation import SamplingParams, TokenLogprob
 
@@ -42,7 +47,9 @@ class Draw:
         if self.top is None:
             return ()
         ids, values = self.top
-        return tuple(map(TokenLogprob, cast("list[int]", ids.tolist()), cast("list[float]", values.tolist())))
+        pairs = zip(cast("list[int]", ids.tolist()), cast("list[float]", values.tolist()), strict=True)
+        # A grammar may leave fewer tokens than were asked for.
+        return tuple(TokenLogprob(token, value) for token, value in pairs if value > -math.inf)
 
 
 class _AnswerCounts:
@@ -101,24 +108,36 @@ class Sampler:
         self._context_tokens = s.penalty_context_tokens
         self._recent = mx.array(order.recent_tokens, mx.uint32)
 
-    def __call__(self, logits: mx.array, position: int) -> Draw:
-        """Pick the token of `position` from `logits` `[1, vocabulary]`; nothing is evaluated."""
+    def __call__(self, logits: mx.array, position: int, allowed: Mask | None = None) -> Draw:
+        """Pick the token of `position` from `logits` `[1, vocabulary]`; nothing is evaluated.
+
+        Only tokens in `allowed` `[vocabulary]` are picked (None: all may be).
+        """
         for process in self._processors:
             logits = process(self._recent, logits)
         if self._answer is not None:
             logits = self._answer.penalised(logits)
+        if allowed is not None:
+            logits = mx.where(mx.array(allowed), logits, mx.array(-math.inf, logits.dtype))
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         if self._is_random:
             mx.random.seed(_token_key(self._seed, position))
         token = self._pick(logprobs)
-        if self._context_tokens:
-            self._recent = mx.concatenate([self._recent, token.astype(mx.uint32)])[-self._context_tokens :]
-        if self._answer is not None:
-            self._answer.add(token)
+        self._remember(token.astype(mx.uint32))
         if self._num_top is None:
             return Draw(token, None, None)
         chosen = mx.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0].astype(mx.float32)
         return Draw(token, chosen, _likeliest(logprobs[0], self._num_top))
+
+    def note(self, tokens: tuple[int, ...]) -> None:
+        """Remember tokens that were not picked here: penalties look at them like at all others."""
+        self._remember(mx.array(tokens, mx.uint32))
+
+    def _remember(self, tokens: mx.array) -> None:
+        if self._context_tokens:
+            self._recent = mx.concatenate([self._recent, tokens])[-self._context_tokens :]
+        if self._answer is not None:
+            self._answer.add(tokens)
 
 
 def _likeliest(logprobs: mx.array, count: int) -> tuple[mx.array, mx.array] | None:

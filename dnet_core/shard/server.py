@@ -24,7 +24,8 @@ import psutil
 
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.mdns import Advertisement
-from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost, RequestError
+from dnet_core.errors import DnetError, GrammarError, LoadError, NotReady, PeerLost, RequestError
+from dnet_core.grammar.matcher import GrammarTokenizer, Matcher
 from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_to_json
@@ -66,6 +67,16 @@ class _Loaded:
     runtime: Runtime
     hop: Held[RingLink] | None  # None: a ring of one
     undo: AsyncExitStack
+    grammars: GrammarTokenizer | GrammarError | None  # of the tail; the error says why there is none
+
+    async def matcher(self, order: SessionOrder) -> Matcher | None:
+        """What follows the grammar of `order`, if it has one and this is the tail. Raises GrammarError."""
+        if order.sampling.grammar is None or self.grammars is None:
+            return None
+        if isinstance(self.grammars, GrammarError):
+            raise self.grammars
+        # It may take a second: neither the event loop nor what is being computed waits for it.
+        return await asyncio.to_thread(self.grammars.matcher, order.sampling.grammar, order.answered_tokens)
 
 
 class ShardServer:
@@ -201,8 +212,10 @@ class ShardServer:
             for window in order.windows:
                 yield LoadReport(LoadStep.WARM, 0, 0, "")
                 await self._thread.call(partial(runtime.warm, window))
+            is_tail = order.windows[-1].stop == order.num_layers
+            grammars = await self._thread.call(partial(_grammars, found[0])) if is_tail else None
             hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
-            self._loaded = _Loaded(order, budget, runtime, hop, undo.pop_all())
+            self._loaded = _Loaded(order, budget, runtime, hop, undo.pop_all(), grammars)
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
 
@@ -314,8 +327,9 @@ class ShardServer:
     async def open_session(self, driver: str, order: SessionOrder) -> None:
         if driver not in self._outboxes:
             raise RequestError(f"{driver} opens a session before its ring stream")
-        runtime = self._require().runtime
-        await self._thread.call(partial(runtime.open, driver, order))
+        loaded = self._require()
+        matcher = await loaded.matcher(order)
+        await self._thread.call(partial(loaded.runtime.open, driver, order, matcher))
 
     async def close_session(self, session: str) -> None:
         if self._loaded is not None:
@@ -418,6 +432,16 @@ async def _outcome(work: Awaitable[None]) -> DnetError | None:
     except DnetError as error:
         return error
     return None
+
+
+def _grammars(directory: Path) -> GrammarTokenizer | GrammarError:
+    """What grammars need of the model. One whose tokenizer cannot be used answers freely all the same."""
+    try:
+        return GrammarTokenizer(directory)
+    except GrammarError as error:
+        return error
+    except LoadError as error:
+        return GrammarError(f"no answer of this model can be bound: {error}")
 
 
 def _existing(folder: Path) -> Path:

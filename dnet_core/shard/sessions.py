@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from dnet_core.errors import ProtocolError
+from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.sampler import Draw, Sampler
 from dnet_core.transport.control import SessionOrder
 from dnet_core.types.generation import FinishReason
 from dnet_core.types.ring import LayerWindow
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A token that was picked, and those that must follow it; `finish`: why the last one is the last."""
+
+    tokens: tuple[int, ...]
+    finish: FinishReason | None
+
+
 class Session:
     """Owned by the compute thread; only `cancelled` is also set by the event loop."""
 
-    def __init__(self, driver: str, order: SessionOrder, cache: list[Any]) -> None:
+    def __init__(
+        self, driver: str, order: SessionOrder, cache: list[Any], matcher: Matcher | None = None
+    ) -> None:
+        """`matcher` binds the answer; only the tail has it."""
         self.driver = driver
         self.order = order
         self.cache = cache
@@ -24,6 +37,7 @@ class Session:
         self.counted_until_s = 0.0  # monotonic; up to here compute time has been told
         self._reached: dict[LayerWindow, int] = {}
         self._sampler: Sampler | None = None
+        self._matcher = matcher
 
     @property
     def name(self) -> str:
@@ -46,14 +60,33 @@ class Session:
         """Pick the token of `position` from the last row of `logits` `[1, tokens, vocabulary]`."""
         if self._sampler is None:
             self._sampler = Sampler(self.order, logits.shape[-1])
-        return self._sampler(logits[:, -1, :], position)
+        allowed = None if self._matcher is None else self._matcher.allowed(logits.shape[-1])
+        return self._sampler(logits[:, -1, :], position, allowed)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a token must be known before the next one can be picked."""
+        return self._matcher is not None
 
     def is_last(self, position: int) -> bool:
         """Whether the token of `position` is the last that may be generated."""
         return position + 1 >= self.order.prompt_tokens + self.order.max_tokens
 
-    def finish(self, token: int, position: int) -> FinishReason | None:
-        """Why the sequence ends with `token` at `position`, if it does."""
+    def take(self, token: int, position: int) -> Taken:
+        """Go on by `token`, picked for `position`. Raises GrammarError."""
         if token in self.order.stop_tokens:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.is_last(position) else None
+            return Taken((token,), FinishReason.STOP)
+        forced = () if self._matcher is None else self._matcher.take(token)
+        room = self.order.prompt_tokens + self.order.max_tokens - position
+        tokens = (token, *forced)[:room]
+        if forced:
+            assert self._sampler is not None, "it has picked the token"
+            self._sampler.note(tokens[1:])
+        if self._matcher is not None and self._matcher.is_done and len(tokens) == 1 + len(forced):
+            return Taken(tokens, FinishReason.STOP)
+        return Taken(tokens, FinishReason.LENGTH if len(tokens) == room else None)
+
+    def prepare(self) -> None:
+        """Do what the next `sample` needs beside logits. Raises GrammarError."""
+        if self._matcher is not None:
+            self._matcher.prepare()

@@ -29,7 +29,7 @@ from dnet_core.transport.frames import (
     RingFrame,
     Sampled,
     Tensor,
-    Token,
+    Tokens,
 )
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.types.devices import Medium, PeerAddress, ThunderboltPort
@@ -76,10 +76,10 @@ def _fill_ring_frame(into: pb.ToShard.Frame, frame: RingFrame) -> None:
             for tensor in frame.tensors:
                 activation.tensors.add(dtype=tensor.dtype, shape=tensor.shape, data=tensor.data)
             _add_stages(activation.stages, frame.stages)
-        case Token():
-            into.token.session = frame.session
-            into.token.position = frame.position
-            into.token.token = frame.token
+        case Tokens():
+            into.tokens.session = frame.session
+            into.tokens.position = frame.position
+            into.tokens.tokens.extend(frame.tokens)
         case Prompt():
             into.prompt.session = frame.session
             into.prompt.position = frame.position
@@ -106,8 +106,9 @@ def _ring_value(frame: pb.ToShard.Frame) -> RingFrame:
                 tensors=tuple(Tensor(t.dtype, tuple(t.shape), t.data) for t in a.tensors),
                 stages=_stage_values(a.stages),
             )
-        case "token":
-            return Token(frame.token.session, frame.token.position, frame.token.token)
+        case "tokens":
+            t = frame.tokens
+            return Tokens(t.session, t.position, tuple(t.tokens))
         case "prompt":
             p = frame.prompt
             return Prompt(p.session, p.position, tuple(p.tokens), p.last)
@@ -341,6 +342,7 @@ def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
             logit_bias=[pb.LogitBias(token=token, bias=bias) for token, bias in s.logit_bias],
             logprobs=s.logprobs,
             seed=order.seed,
+            grammar=s.grammar,
         ),
     )
 
@@ -370,6 +372,7 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
             logprobs=s.logprobs if s.HasField("logprobs") else None,
             seed=s.seed,
             max_tokens=m.max_tokens,
+            grammar=s.grammar if s.HasField("grammar") else None,
         )
     except ValueError as error:
         raise ProtocolError(f"a session order is not lawful: {error}") from error

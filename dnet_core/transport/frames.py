@@ -1,7 +1,7 @@
 """The frames of the ring: two closed unions, one per direction. A frame has no optional facts.
 
 driver --Prompt--> first shard --Activation--> ... --Activation--> tail
-                        ^-------------Token---------------------------+
+                        ^-------------Tokens--------------------------+
 driver <--PromptRead, Sampled (tail), Fault (any shard)
 driver --Cancel--> every shard
 """
@@ -50,12 +50,12 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """The token sampled for `position`, on its way from the tail to the first shard."""
+class Tokens:
+    """The token sampled for `position` and those that a grammar forces after it, from tail to first shard."""
 
     session: str
     position: int
-    token: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The token sampled for `position`, told to the driver, with where its lap spent its time."""
+    """The token sampled for `position`, told to the driver, with where its lap spent its time.
+
+    A token that a grammar forces comes right behind the one before it: it had no lap, and has no `stages`.
+    """
 
     session: str
     position: int
@@ -95,5 +98,5 @@ class Fault:
     message: str
 
 
-RingFrame = Prompt | Activation | Token | Cancel
+RingFrame = Prompt | Activation | Tokens | Cancel
 DriverFrame = Sampled | PromptRead | Fault

@@ -14,6 +14,7 @@ class SamplingParams:
     these. With a number of context tokens they are mlx-lm's: they look at the last so many tokens, prompt
     included. `temperature` 0 is greedy. `seed` None lets the driver draw one. `logprobs` None sends none,
     n >= 0 sends the token's own and the n likeliest. `max_tokens` None means up to the context's end.
+    `grammar` binds the answer: text that llguidance reads, as `dnet_core.grammar` makes it; None: it is free.
     """
 
     temperature: float = 0.0
@@ -34,6 +35,7 @@ class SamplingParams:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (

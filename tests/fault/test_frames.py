@@ -21,7 +21,7 @@ from dnet_core.transport.frames import (
     RingFrame,
     Sampled,
     Tensor,
-    Token,
+    Tokens,
 )
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import DRIVER_PREFIX, RingLink, open_channel, ring_link
@@ -98,7 +98,7 @@ FAULTS: dict[str, RingFrame] = {
     "a prompt that begins in the middle": Prompt("bad", 3, PROMPT, True),
     "tokens that do not exist": Prompt("bad", 0, (5, 2**32 - 1), True),
     "no tokens": Prompt("bad", 0, (), True),
-    "a token out of order": Token("bad", 7, 5),
+    "a token out of order": Tokens("bad", 7, (5,)),
     "a layer that is not here": activation("bad", 3, b"\0" * 768),
     "an activation for the embedding": activation("bad", 0, b"\0" * 768),
     "garbage bytes": activation("bad", 3, b"\x93garbage"),
@@ -119,7 +119,11 @@ async def test_nonsense_is_a_fault_of_its_session(what: str, rings: Rings, model
 
 async def test_frames_of_unknown_sessions_do_nothing(rings: Rings, model: Path) -> None:
     async with by_hand(rings, model) as shard:
-        for frame in (Prompt("nobody", 0, PROMPT, True), Token("nobody", 5, 1), activation("nobody", 3, b"")):
+        for frame in (
+            Prompt("nobody", 0, PROMPT, True),
+            Tokens("nobody", 5, (1,)),
+            activation("nobody", 3, b""),
+        ):
             shard.link.send(frame)
         await shard.check_alive(model)
 

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
+from llguidance.numpy import (
+    allocate_token_bitmask,
+    apply_token_bitmask_inplace,
+    fill_next_token_bitmask,
+)
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.utils import load_model
+from transformers import AutoTokenizer
 
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.types.generation import SamplingParams
@@ -80,6 +88,7 @@ def reference_answer(
         s.frequency_penalty if s.frequency_context_tokens else None,
         s.frequency_context_tokens,
     )
+    matcher = None if s.grammar is None else _matcher(directory, s.grammar)
     cache = make_prompt_cache(model)
     tokens = list(prompt)
     for start in range(0, len(prompt) - 1, chunk_tokens):
@@ -91,6 +100,8 @@ def reference_answer(
         for process in processors:
             logits = process(mx.array(tokens), logits)
         logits = answer_penalised(logits, tokens[len(prompt) :], s)
+        if matcher is not None:
+            logits = mx.array(_masked(logits, matcher))
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.random.seed(splitmix64(s.seed, len(tokens)))
         token = int(sampler(logprobs).item())
@@ -98,4 +109,24 @@ def reference_answer(
         tokens.append(token)
         if token in tokenizer.eos_token_ids:
             break
+        if matcher is not None:
+            assert matcher.consume_token(token), matcher.get_error()
+            if matcher.is_stopped():
+                break
     return answer
+
+
+def _matcher(directory: Path, grammar: str) -> LLMatcher:
+    """llguidance as its own adapter for transformers makes it."""
+    backend = AutoTokenizer.from_pretrained(directory)
+    eos = list(Tokenizer.load(directory).eos_token_ids)
+    return LLMatcher(from_tokenizer(backend, eos_token=eos), grammar, log_level=0)
+
+
+def _masked(logits: mx.array, matcher: LLMatcher) -> np.ndarray:
+    """`logits` as llguidance's own kernel for numpy masks them."""
+    own = np.array(logits.astype(mx.float32))
+    mask = allocate_token_bitmask(1, own.shape[-1])
+    fill_next_token_bitmask(matcher, mask)
+    apply_token_bitmask_inplace(own, mask)
+    return own

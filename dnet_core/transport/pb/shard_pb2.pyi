@@ -215,7 +215,7 @@ class LogitBias(_message.Message):
     def __init__(self, token: _Optional[int] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("temperature", "top_p", "top_k", "min_p", "min_tokens_to_keep", "xtc_probability", "xtc_threshold", "xtc_special_tokens", "repetition_penalty", "repetition_context_tokens", "presence_penalty", "presence_context_tokens", "frequency_penalty", "frequency_context_tokens", "logit_bias", "logprobs", "seed")
+    __slots__ = ("temperature", "top_p", "top_k", "min_p", "min_tokens_to_keep", "xtc_probability", "xtc_threshold", "xtc_special_tokens", "repetition_penalty", "repetition_context_tokens", "presence_penalty", "presence_context_tokens", "frequency_penalty", "frequency_context_tokens", "logit_bias", "logprobs", "seed", "grammar")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class Sampling(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_p: float
     top_k: int
@@ -250,7 +251,8 @@ class Sampling(_message.Message):
     logit_bias: _containers.RepeatedCompositeFieldContainer[LogitBias]
     logprobs: int
     seed: int
-    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., min_tokens_to_keep: _Optional[int] = ..., xtc_probability: _Optional[float] = ..., xtc_threshold: _Optional[float] = ..., xtc_special_tokens: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., repetition_context_tokens: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., presence_context_tokens: _Optional[int] = ..., frequency_penalty: _Optional[float] = ..., frequency_context_tokens: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    grammar: str
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., min_tokens_to_keep: _Optional[int] = ..., xtc_probability: _Optional[float] = ..., xtc_threshold: _Optional[float] = ..., xtc_special_tokens: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., repetition_context_tokens: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., presence_context_tokens: _Optional[int] = ..., frequency_penalty: _Optional[float] = ..., frequency_context_tokens: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[int] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("session", "prompt_tokens", "max_tokens", "stop_tokens", "recent_tokens", "sampling", "answered_tokens")
@@ -356,15 +358,15 @@ class Activation(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     def __init__(self, session: _Optional[str] = ..., position: _Optional[int] = ..., num_tokens: _Optional[int] = ..., next_layer: _Optional[int] = ..., last: _Optional[bool] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
 
-class Token(_message.Message):
-    __slots__ = ("session", "position", "token")
+class Tokens(_message.Message):
+    __slots__ = ("session", "position", "tokens")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     session: str
     position: int
-    token: int
-    def __init__(self, session: _Optional[str] = ..., position: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[str] = ..., position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("session",)
@@ -375,16 +377,16 @@ class Cancel(_message.Message):
 class ToShard(_message.Message):
     __slots__ = ("sent_ns", "ping", "frames")
     class Frame(_message.Message):
-        __slots__ = ("prompt", "activation", "token", "cancel")
+        __slots__ = ("prompt", "activation", "tokens", "cancel")
         PROMPT_FIELD_NUMBER: _ClassVar[int]
         ACTIVATION_FIELD_NUMBER: _ClassVar[int]
-        TOKEN_FIELD_NUMBER: _ClassVar[int]
+        TOKENS_FIELD_NUMBER: _ClassVar[int]
         CANCEL_FIELD_NUMBER: _ClassVar[int]
         prompt: Prompt
         activation: Activation
-        token: Token
+        tokens: Tokens
         cancel: Cancel
-        def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., token: _Optional[_Union[Token, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+        def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
     SENT_NS_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]

@@ -19,7 +19,7 @@ from dnet_core.transport.frames import (
     PromptRead,
     Sampled,
     Tensor,
-    Token,
+    Tokens,
 )
 from dnet_core.transport.pb import shard_pb2 as pb
 from dnet_core.types.generation import FinishReason, SamplingParams, StageTime, TokenLogprob
@@ -52,7 +52,7 @@ ring_frames = st.one_of(
         st.lists(tensors, max_size=2).map(tuple),
         stages,
     ),
-    st.builds(Token, names, u32, u32),
+    st.builds(Tokens, names, u32, tokens),
     st.builds(Cancel, names),
 )
 driver_frames = st.one_of(
@@ -91,11 +91,12 @@ sampling = st.builds(
     logprobs=st.none() | st.integers(0, 20),
     seed=st.integers(0, 2**64 - 1),
     max_tokens=st.integers(1, 2**32 - 1),
+    grammar=st.none() | names,
 )
 
 
 @given(frames=st.lists(ring_frames, max_size=5), sent_ns=st.integers(-(2**63), 2**63 - 1))
-def test_ring_frames(frames: list[Prompt | Activation | Token | Cancel], sent_ns: int) -> None:
+def test_ring_frames(frames: list[Prompt | Activation | Tokens | Cancel], sent_ns: int) -> None:
     message = pb.ToShard.FromString(codec.encode_ring(frames, sent_ns).SerializeToString())
     assert message.sent_ns == sent_ns
     assert not message.HasField("ping")

@@ -22,7 +22,7 @@ from dnet_core.transport.frames import (
     RingFrame,
     Sampled,
     Tensor,
-    Token,
+    Tokens,
 )
 from dnet_core.types.generation import FinishReason, SamplingParams
 from dnet_core.types.ring import LayerWindow
@@ -179,7 +179,7 @@ BROKEN = {
     "no tokens": activation(num_tokens=0, tensors=(Tensor("float32", (1, 0, 64), b""),)),
     "a batch that nobody opened": activation(tensors=(Tensor("float32", (3, 1, 64), b"\0" * 768),)),
     "another dtype than the model's": activation(tensors=(Tensor("float16", (1, 3, 64), b"\0" * 384),)),
-    "a token for the first shard": Token("s", 0, 5),
+    "a token for the first shard": Tokens("s", 0, (5,)),
     "a prompt for the first shard": Prompt("s", 0, PROMPT, False),
 }
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dnet_core.errors import ProtocolError
 from dnet_core.generate.session import prompt_chunks
-from dnet_core.shard.sessions import Session
+from dnet_core.shard.sessions import Session, Taken
 from dnet_core.transport.control import SessionOrder
 from dnet_core.types.generation import FinishReason, SamplingParams
 from dnet_core.types.ring import LayerWindow
@@ -35,9 +35,9 @@ def test_only_what_follows_is_taken(lengths: list[int], wrong: int) -> None:
 
 def test_ends() -> None:
     s = session()
-    assert [s.finish(1, position) for position in (4, 5, 6)] == [None, None, FinishReason.LENGTH]
-    assert [s.finish(token, 4) for token in (7, 8, 9)] == [FinishReason.STOP, FinishReason.STOP, None]
-    assert s.finish(7, 6) is FinishReason.STOP
+    assert [s.take(1, position).finish for position in (4, 5, 6)] == [None, None, FinishReason.LENGTH]
+    assert [s.take(token, 4).finish for token in (7, 8, 9)] == [FinishReason.STOP, FinishReason.STOP, None]
+    assert s.take(7, 6) == Taken((7,), FinishReason.STOP)
     assert [s.is_last(position) for position in (4, 5, 6)] == [False, False, True]
     assert session(max_tokens=1).is_last(4)
 

@@ -1,0 +1,95 @@
+"""The tail's view of a grammar: which tokens may come next, and which must.
+
+    tokens so far -> allowed() -> mask over the vocabulary -> sampler -> token -> take(token) -> forced tokens
+
+llguidance works on bytes: it knows the text of every token, and moves a parser over the bytes of the answer.
+Where only one text can follow it also knows how the model would write it: those tokens need no sampling.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+
+from dnet_core.errors import GrammarError
+from dnet_core.grammar.limits import MAX_FORCED_TOKENS, parser_limits
+from dnet_core.store.tokenizer_files import read_tokenizer_files
+
+Mask = NDArray[np.bool_]
+
+
+class GrammarTokenizer:
+    """The vocabulary of one model as llguidance needs it. Immutable; takes 0.1 s to 1 s and holds the GIL."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Read the tokenizer in `model_dir`. Raises LoadError for broken files, GrammarError for a kind of
+        tokenizer that llguidance does not know."""
+        files = read_tokenizer_files(model_dir)
+        if not files.eos_token_ids:
+            raise GrammarError("no answer of this model can be bound: it has no end-of-sequence token")
+        try:
+            self._tokenizer = LLTokenizer(files.backend.to_str(), eos_token=list(files.eos_token_ids))
+        except ValueError as error:
+            raise GrammarError(f"no answer of this model can be bound: {error}") from error
+
+    def matcher(self, grammar: str, answered: tuple[int, ...] = ()) -> Matcher:
+        """Compile `grammar`, for an answer of which the tokens `answered` are there already.
+
+        Raises GrammarError. May take seconds, without the GIL.
+        """
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
+        matcher.consume_tokens(list(answered))
+        return Matcher(matcher)
+
+
+class Matcher:
+    """Follows one answer. Owned by the thread that samples it."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._mask: bytes | None = None
+        self._check()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing may follow."""
+        return self._matcher.is_stopped()
+
+    def prepare(self) -> None:
+        """Compute the next mask now: then it costs nothing when the logits are there. Raises GrammarError."""
+        if self._mask is None:
+            self._mask = self._matcher.compute_bitmask()
+            self._check()
+
+    def allowed(self, vocabulary: int) -> Mask:
+        """Which of `vocabulary` tokens may come next, `[vocabulary]`. Raises GrammarError when none may."""
+        self.prepare()
+        assert self._mask is not None, "it is prepared"
+        bits = np.frombuffer(self._mask, np.uint8)
+        # A model's table may be longer than its vocabulary: what is beyond it stands for nothing.
+        mask = np.unpackbits(bits, count=vocabulary, bitorder="little").view(np.bool_)
+        if not mask.any():
+            raise GrammarError("the model has no token for what the grammar allows next")
+        return mask
+
+    def take(self, token: int) -> tuple[int, ...]:
+        """Go on by `token`; return the tokens that must follow it, after going on by them, too.
+
+        Raises GrammarError when the grammar has become too complex to follow.
+        """
+        self._mask = None
+        self._matcher.consume_token(token)
+        self._check()
+        if self.is_done:
+            return ()
+        forced = self._matcher.compute_ff_tokens()[:MAX_FORCED_TOKENS]
+        self._matcher.consume_tokens(forced)
+        self._check()
+        return tuple(forced)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(self._matcher.get_error())
