@@ -12,13 +12,13 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
+from dnet_core.demo.rings import decode_ring, prompt_ring
+from dnet_core.demo.simulator import Simulator, seconds_per_token
 from dnet_core.errors import InfeasiblePlan
 from dnet_core.solve import layout
 from dnet_core.solve.plan import solve
 from dnet_core.solve.problem import Problem, build
 from dnet_core.types.ring import RingPlan
-from tests.simulated_plans import decode_ring, prompt_ring
-from tests.simulator import Simulator, seconds_per_token
 from tests.solver_requests import cluster_request
 
 NUM_CLUSTERS = 200
@@ -44,7 +44,7 @@ def _split(problem: Problem, weights: Sequence[float]) -> RingPlan | None:
 def request_seconds(plan: RingPlan, problem: Problem) -> tuple[float, float]:
     """Simulated seconds of the typical request and of one token."""
     token = seconds_per_token(decode_ring(plan, problem))
-    prompt = Simulator(prompt_ring(plan, problem)).prompt_time(problem.num_chunks)
+    prompt = Simulator(prompt_ring(plan, problem)).chunk_times(problem.num_chunks)[-1]
     return prompt + problem.answer_tokens * token, token
 
 

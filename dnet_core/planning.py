@@ -11,10 +11,10 @@ from dnet_core.cluster import Cluster
 from dnet_core.errors import RequestError
 from dnet_core.profile.device import request_for
 from dnet_core.profile.model import profile_model
-from dnet_core.solve.plan import plan_from_edit, solve
 from dnet_core.store.catalog import read_headers
 from dnet_core.types.devices import Peer, PeerSource
 from dnet_core.types.plan import DeviceReason, Objective, Pin, Solution, SolveRequest
+from dnet_core.types.profiles import DeviceProfile, LinkProfile, ModelProfile
 from dnet_core.types.ring import LayerWindow, split_evenly
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ async def prepare_by_hand(
     peers = await cluster.usable_peers()
     request, failed = await _facts(cluster, peers, model, wishes)
     told(request)
-    solution = await asyncio.to_thread(plan_from_edit, request, windows, num_resident)
+    solution = await asyncio.to_thread(_plan_from_edit, request, windows, num_resident)
     reasons = (*solution.reasons, *failed)
     return Prepared(model, request, replace(solution, reasons=reasons), _is_one_machine(peers))
 
@@ -87,12 +87,12 @@ def place(request: SolveRequest, *, one_machine: bool) -> Solution:
     """Choose where the layers go. Shards of one machine share them equally, though one would be faster."""
     names = tuple(device.peer for device in request.devices if device.peer not in request.excluded)
     if not one_machine or len(names) < 2 or request.pins:
-        return solve(request)
+        return _solve(request)
     model = request.model
     if model.num_layers < len(names):
         raise RequestError(f"'{model.model}' has {model.num_layers} layers: too few for {len(names)} shards")
     plan = split_evenly(model.model, model.num_layers, names, 1, request.context_tokens)
-    return plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
+    return _plan_from_edit(request, {a.peer: a.windows for a in plan.assignments})
 
 
 def replan(prepared: Prepared, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
@@ -112,7 +112,23 @@ def predict(
     Raises InfeasiblePlan and RequestError.
     """
     request = replace(prepared.request, excluded=frozenset(), pins=())
-    return _with_unmeasured(prepared, plan_from_edit(request, windows, num_resident))
+    return _with_unmeasured(prepared, _plan_from_edit(request, windows, num_resident))
+
+
+def _solve(request: SolveRequest) -> Solution:
+    from dnet_core.solve.plan import solve  # noqa: PLC0415 - SciPy takes a second: not while a screen starts
+
+    return solve(request)
+
+
+def _plan_from_edit(
+    request: SolveRequest,
+    windows: Mapping[str, tuple[LayerWindow, ...]],
+    num_resident: Mapping[str, int] | None = None,
+) -> Solution:
+    from dnet_core.solve.plan import plan_from_edit  # noqa: PLC0415 - as above
+
+    return plan_from_edit(request, windows, num_resident)
 
 
 def _with_unmeasured(prepared: Prepared, solution: Solution) -> Solution:
@@ -120,6 +136,31 @@ def _with_unmeasured(prepared: Prepared, solution: Solution) -> Solution:
     known = {device.peer for device in prepared.request.devices}
     others = tuple(reason for reason in prepared.solution.reasons if reason.peer not in known)
     return replace(solution, reasons=(*solution.reasons, *others))
+
+
+def request_from(
+    model: ModelProfile,
+    devices: tuple[DeviceProfile, ...],
+    links: tuple[LinkProfile, ...],
+    chunk_tokens: int,
+    wishes: Wishes,
+) -> SolveRequest:
+    """What the solver is asked: the typical request, with what is wished."""
+    context = min(wishes.context_tokens or DEFAULT_CONTEXT_TOKENS, model.context_tokens)
+    return SolveRequest(
+        model=model,
+        devices=devices,
+        links=links,
+        context_tokens=context,
+        kv_bits=wishes.kv_bits,
+        batch=wishes.batch,
+        prompt_tokens=min(1000, context),
+        chunk_tokens=chunk_tokens,
+        objective=wishes.objective,
+        max_rounds=wishes.max_rounds,
+        excluded=wishes.excluded,
+        pins=wishes.pins,
+    )
 
 
 async def _facts(
@@ -131,21 +172,8 @@ async def _facts(
     chunk_tokens = await chunk_tokens_of(cluster, peers)
     measured, failed = await cluster.profiles(peers, request_for(profile, checkpoint.config, chunk_tokens))
     names = {device.peer for device in measured}
-    context = min(wishes.context_tokens or DEFAULT_CONTEXT_TOKENS, profile.context_tokens)
-    request = SolveRequest(
-        model=profile,
-        devices=measured,
-        links=await cluster.links(tuple(peer for peer in peers if peer.name in names)),
-        context_tokens=context,
-        kv_bits=wishes.kv_bits,
-        batch=wishes.batch,
-        prompt_tokens=min(1000, context),
-        chunk_tokens=chunk_tokens,
-        objective=wishes.objective,
-        max_rounds=wishes.max_rounds,
-        excluded=wishes.excluded,
-        pins=wishes.pins,
-    )
+    links = await cluster.links(tuple(peer for peer in peers if peer.name in names))
+    request = request_from(profile, measured, links, chunk_tokens, wishes)
     return request, tuple(DeviceReason(name, False, why) for name, why in failed.items())
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dnet_core.demo.rings import decode_ring
+from dnet_core.demo.simulator import seconds_per_token
 from dnet_core.solve import cost
 from dnet_core.solve.layout import ring_plan
 from dnet_core.solve.problem import Problem, build
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
-from tests.simulated_plans import decode_ring
-from tests.simulator import seconds_per_token
 from tests.solver_requests import cluster_request
 
 

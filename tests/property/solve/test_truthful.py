@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dnet_core.demo.rings import decode_ring, prompt_ring
+from dnet_core.demo.simulator import Layer, SimulatedRing, Simulator, Visit, seconds_per_token
 from dnet_core.solve.problem import build
 from dnet_core.solve.search import Space, search
-from tests.simulated_plans import decode_ring, prompt_ring
-from tests.simulator import Layer, SimulatedRing, Simulator, Visit, seconds_per_token
 from tests.solver_requests import cluster_request
 
 NUM_CLUSTERS = 200
@@ -30,7 +30,7 @@ def test_predictions_agree_with_the_simulator() -> None:
         streams = found.prediction.streamed_bytes_per_token > 0
         if not streams:
             ring = prompt_ring(found.plan, problem)
-            first = Simulator(ring).prompt_time(problem.num_chunks) + ring.back_s
+            first = Simulator(ring).chunk_times(problem.num_chunks)[-1] + ring.back_s
             assert found.prediction.ttft_s == pytest.approx(first, rel=0.1), f"cluster {seed - 1}"
         kind = streams, found.plan.rounds > 1
         seen[kind] = seen.get(kind, 0) + 1
@@ -55,4 +55,4 @@ def test_simulator_counts_hops_and_head() -> None:
     ring = SimulatedRing(visits, head_s=0.5, back_s=0.125, num_buffers=(0, 0))
     assert Simulator(ring).token_times(2) == [3.75, 7.625]
     # Two chunks: the second is computed by the first device while the second device has the first chunk.
-    assert Simulator(ring).prompt_time(2) == 1.0 + 0.25 + 2.0 + 2.0 + 0.5
+    assert Simulator(ring).chunk_times(2)[-1] == 1.0 + 0.25 + 2.0 + 2.0 + 0.5

@@ -45,6 +45,17 @@ class SimulatedRing:
 
 
 @dataclass(slots=True)
+class Passage:
+    """What one visit of one frame took: waiting for its turn, waiting for bytes, computing."""
+
+    frame: int
+    visit: int
+    queue_s: float
+    disk_wait_s: float = 0.0
+    compute_s: float = 0.0
+
+
+@dataclass(slots=True)
 class _Device:
     """State of one device; its disk reads the cycle `reads` again and again."""
 
@@ -54,12 +65,15 @@ class _Device:
     reading: bool = False
     ready: int = 0
     waiting: Callable[[], None] | None = None
-    queue: deque[tuple[int, int]] = field(default_factory=deque)  # (frame, visit)
+    queue: deque[tuple[float, int, int]] = field(default_factory=deque)  # (since, frame, visit)
     busy: bool = False
 
 
 class Simulator:
-    """A clock and a heap of what happens next; `run_*` are the two questions to it."""
+    """A clock and a heap of what happens next; `token_times` and `chunk_times` are the two questions to it.
+
+    `passages` tells afterwards what every visit took, in the order in which they began.
+    """
 
     def __init__(self, ring: SimulatedRing) -> None:
         self._ring = ring
@@ -67,6 +81,7 @@ class Simulator:
         self._count = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._finished: list[float] = []
+        self.passages: list[Passage] = []
         self._then: Callable[[int], None] = lambda frame: None
         self._last_frame = 0
         devices = range(len(ring.num_buffers))
@@ -85,14 +100,14 @@ class Simulator:
         self._run()
         return self._finished
 
-    def prompt_time(self, chunks: int) -> float:
-        """When the last of `chunks` chunks, all there at the start, has passed; only it has a head."""
+    def chunk_times(self, chunks: int) -> list[float]:
+        """When each of `chunks` chunks, all there at the start, has passed; only the last has a head."""
         self._last_frame = chunks - 1
         self._start_disks()
         for frame in range(chunks):
             self._arrive(frame, 0)
         self._run()
-        return self._finished[-1]
+        return self._finished
 
     def _cycle(self, device: int) -> list[float]:
         layers = (layer for visit in self._ring.visits if visit.device == device for layer in visit.layers)
@@ -131,7 +146,7 @@ class Simulator:
 
     def _arrive(self, frame: int, visit: int) -> None:
         device = self._devices[self._ring.visits[visit].device]
-        device.queue.append((frame, visit))
+        device.queue.append((self._now, frame, visit))
         if not device.busy:
             self._serve(device)
 
@@ -139,29 +154,38 @@ class Simulator:
         """Take the next frame from the queue."""
         device.busy = bool(device.queue)
         if device.busy:
-            frame, visit = device.queue.popleft()
-            self._layer(device, frame, visit, 0)
+            since, frame, visit = device.queue.popleft()
+            passage = Passage(frame, visit, self._now - since)
+            self.passages.append(passage)
+            self._layer(device, passage, 0)
 
-    def _layer(self, device: _Device, frame: int, visit: int, at: int) -> None:
+    def _layer(self, device: _Device, passage: Passage, at: int) -> None:
         """Compute layer `at` of the visit, when its bytes are there."""
-        layers = self._ring.visits[visit].layers
+        layers = self._ring.visits[passage.visit].layers
         if at == len(layers):
-            head = visit == len(self._ring.visits) - 1 and frame == self._last_frame
-            self._after(self._ring.head_s if head else 0.0, lambda: self._leave(device, frame, visit))
+            head = passage.visit == len(self._ring.visits) - 1 and passage.frame == self._last_frame
+            head_s = self._ring.head_s if head else 0.0
+            passage.compute_s += head_s
+            self._after(head_s, lambda: self._leave(device, passage.frame, passage.visit))
             return
         layer = layers[at]
         if layer.read_s is not None:
             if not device.ready:
-                device.waiting = lambda: self._layer(device, frame, visit, at)
+                device.waiting = lambda since=self._now: self._layer_read(device, passage, at, since)
                 return
             device.ready -= 1
-        self._after(layer.compute_s, lambda: self._computed(device, frame, visit, at))
+        passage.compute_s += layer.compute_s
+        self._after(layer.compute_s, lambda: self._computed(device, passage, at))
 
-    def _computed(self, device: _Device, frame: int, visit: int, at: int) -> None:
-        if self._ring.visits[visit].layers[at].read_s is not None:
+    def _layer_read(self, device: _Device, passage: Passage, at: int, since: float) -> None:
+        passage.disk_wait_s += self._now - since
+        self._layer(device, passage, at)
+
+    def _computed(self, device: _Device, passage: Passage, at: int) -> None:
+        if self._ring.visits[passage.visit].layers[at].read_s is not None:
             device.free += 1
             self._read(device)
-        self._layer(device, frame, visit, at + 1)
+        self._layer(device, passage, at + 1)
 
     def _leave(self, device: _Device, frame: int, visit: int) -> None:
         if visit == len(self._ring.visits) - 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dnet_core.demo.simulator import Layer, SimulatedRing, Visit
 from dnet_core.solve.problem import Floats, Problem
 from dnet_core.types.ring import RingPlan
-from tests.simulator import Layer, SimulatedRing, Visit
 
 
 def decode_ring(plan: RingPlan, problem: Problem) -> SimulatedRing:

@@ -1,0 +1,388 @@
+"""The coordinator's interface over a simulated world.
+
+Everything that takes time waits at `pause(seconds)`: `asyncio.sleep` in a demonstration, a gate in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from dnet_core import planning
+from dnet_core.demo.answers import ANSWERS, KNOWN, Answer
+from dnet_core.demo.worlds import Placed, World
+from dnet_core.errors import DnetError, NotReady, PeerLost
+from dnet_core.events import (
+    DevicesMeasured,
+    Event,
+    FetchProgressed,
+    LapMeasured,
+    LoadFailed,
+    LoadProgressed,
+    LoadStarted,
+    MemoryReported,
+    ModelLoaded,
+    ModelUnloaded,
+    PeerJoined,
+    PeerLeft,
+    PeerOffered,
+    PlanMade,
+    PlanStarted,
+    Recovered,
+    RecoveryStarted,
+    RingLost,
+    SessionEnded,
+    SessionStarted,
+)
+from dnet_core.planning import Prepared, Wishes
+from dnet_core.tasks import TaskScope
+from dnet_core.types.devices import Peer
+from dnet_core.types.generation import (
+    FinishReason,
+    GenerationDone,
+    GenerationEvent,
+    GenerationRequest,
+    Paused,
+    PromptProgress,
+    Resumed,
+    TokenText,
+)
+from dnet_core.types.plan import Pin, Solution
+from dnet_core.types.ring import LayerWindow, RingPlan
+
+_EVENT_BOUND = 4096  # a listener that falls this far behind is broken: told by QueueFull
+_MEASURE_S = 0.6
+_FETCH_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    """What is "loaded"."""
+
+    model: str
+    plan: RingPlan
+    context_tokens: int
+    loaded_at_unix_s: int
+    thinking_switches: tuple[str, ...] = ()
+
+
+class DemoCluster:
+    """Speaks the interface of `dnet_core.coordinator.Coordinator`; `lose` and `rejoin` are its own."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        answers: Sequence[Answer] = ANSWERS,
+        known: Mapping[str, Answer] = KNOWN,
+        thinking_switches: tuple[str, ...] = (),
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._world = world
+        self._answers = tuple(answers)
+        self._known = known
+        self._thinking_switches = thinking_switches
+        self._pause = pause
+        self._clock = clock
+        self._tasks = TaskScope()
+        self._listeners: list[asyncio.Queue[Event]] = []
+        self._gone: set[str] = set()
+        self._changing = asyncio.Lock()
+        self._placed: Placed | None = None
+        self._loaded: DemoModel | None = None
+        self._prepared: Prepared | None = None
+        self._num_sessions = 0
+        self._recovered: asyncio.Future[DnetError | None] | None = None
+        """Ends with what kept the lost ring from being loaded anew, None when nothing did."""
+        self.wishes = Wishes()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._tasks.__aexit__(kind, error, trace)
+
+    # ---- events ----
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Everything that happens from now on, in order."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(_EVENT_BOUND)
+        self._listeners.append(queue)
+
+        async def events() -> AsyncIterator[Event]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield events()
+        finally:
+            self._listeners.remove(queue)
+
+    def tell(self, event: Event) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(event)
+
+    # ---- devices ----
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        return tuple(peer for peer in self._world.peers if peer.name not in self._gone)
+
+    @property
+    def all_peers(self) -> tuple[Peer, ...]:
+        """Also those that were lost."""
+        return self._world.peers
+
+    def lose(self, name: str, reason: str = "the connection was closed") -> None:
+        """Take a device away, in the middle of whatever it does."""
+        if name in self._gone:
+            return
+        self._gone.add(name)
+        self.tell(PeerLeft(name, reason))
+        placed = self._placed
+        if placed is not None and any(a.peer == name for a in placed.plan.assignments):
+            self._placed = None
+            self._recovered = asyncio.get_running_loop().create_future()
+            self.tell(RingLost(placed.plan.model, name, reason))
+            self._tasks.start(self._recover(placed.plan.model))
+
+    async def _recover(self, model: str) -> None:
+        """Load `model` on the devices that are left."""
+        assert self._recovered is not None, "somebody has lost a ring"
+        begun_s = self._clock()
+        async with self._changing:
+            self.tell(RecoveryStarted(model, tuple(peer.name for peer in self.peers)))
+            try:
+                loaded = await self._load(model, None)
+            except DnetError as error:
+                self._loaded = None
+                self.tell(LoadFailed(model, str(error)))
+                self._recovered.set_result(error)
+                return
+        seconds = self._clock() - begun_s
+        self.tell(Recovered(loaded.plan, seconds, _MEASURE_S, seconds - _MEASURE_S))
+        self._recovered.set_result(None)
+
+    def rejoin(self, name: str) -> None:
+        """Bring a lost device back; it is offered to the next plan."""
+        if name not in self._gone:
+            return
+        self._gone.discard(name)
+        self.tell(PeerJoined(next(peer for peer in self._world.peers if peer.name == name)))
+        if self._loaded is not None and self._recovered is not None:
+            self.tell(PeerOffered(name, self._loaded.model))
+
+    async def take_in(self) -> DemoModel:
+        """Load the model again on all devices that are there. Raises what `load` raises."""
+        if self._loaded is None:
+            raise NotReady("no model is loaded: load one first")
+        return await self.load(self._loaded.model)
+
+    # ---- plan ----
+
+    @property
+    def prepared(self) -> Prepared | None:
+        """The plan that was made last, loaded or not."""
+        return self._prepared
+
+    async def prepare(self, model: str, wishes: Wishes | None = None) -> Prepared:
+        self.tell(PlanStarted(model))
+        await self._pause(_MEASURE_S)
+        return self._keep(await self._world.prepare(model, wishes or self.wishes, frozenset(self._gone)))
+
+    async def replan(self, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
+        return await asyncio.to_thread(planning.replan, self._facts(), excluded, pins)
+
+    async def predict(
+        self, windows: Mapping[str, tuple[LayerWindow, ...]], num_resident: Mapping[str, int] | None = None
+    ) -> Solution:
+        return await asyncio.to_thread(planning.predict, self._facts(), windows, num_resident or {})
+
+    def _facts(self) -> Prepared:
+        if self._prepared is None:
+            raise NotReady("nothing has been planned yet: load a model first")
+        return self._prepared
+
+    def _keep(self, prepared: Prepared) -> Prepared:
+        self._prepared = prepared
+        self.tell(DevicesMeasured(prepared.request))
+        self.tell(PlanMade(prepared.solution))
+        return prepared
+
+    # ---- load ----
+
+    @property
+    def loaded(self) -> DemoModel | None:
+        return self._loaded
+
+    @property
+    def is_changing(self) -> bool:
+        return self._changing.locked()
+
+    async def load(
+        self, model: str, plan: RingPlan | Solution | None = None, chunk_tokens: int | None = None
+    ) -> DemoModel:
+        """As the coordinator's; `chunk_tokens` is the world's own."""
+        if self._changing.locked():
+            raise NotReady("a model is being loaded: wait for it or cancel it")
+        async with self._changing:
+            self._drop()
+            begun_s = self._clock()
+            try:
+                await self._fetch(model)
+                loaded = await self._load(model, plan)
+            except DnetError as error:
+                self.tell(LoadFailed(model, str(error)))
+                raise
+            self.tell(ModelLoaded(loaded.plan, self._clock() - begun_s))
+            return loaded
+
+    async def _fetch(self, model: str) -> None:
+        await self._pause(0.1)
+        missing = self._world.fetch_bytes(model)
+        for step in range(1, _FETCH_STEPS + 1) if missing else ():
+            self.tell(FetchProgressed(model, missing * step // _FETCH_STEPS, missing))
+            await self._pause(0.2)
+
+    async def _load(self, model: str, plan: RingPlan | Solution | None) -> DemoModel:
+        if plan is None:
+            self.tell(PlanStarted(model))
+        placed = await self._world.place(model, plan, self.wishes, frozenset(self._gone))
+        if placed.prepared is not None:
+            await self._pause(_MEASURE_S)
+            self._keep(placed.prepared)
+        self.tell(LoadStarted(placed.plan))
+        for load_step in placed.load_steps:
+            for peer, (done, total) in load_step.progress.items():
+                self.tell(LoadProgressed(peer, done, total))
+            self._report_memory(placed, {peer: done for peer, (done, _) in load_step.progress.items()})
+            await self._pause(load_step.seconds)
+        lost = self._gone & {assignment.peer for assignment in placed.plan.assignments}
+        if lost:
+            raise PeerLost(min(lost), "it went away while the model was loading")
+        if placed.prepared is not None:
+            planned = placed.prepared.solution.prediction.devices
+            self._report_memory(placed, {device.peer: device.total_bytes for device in planned})
+        self._placed = placed
+        self._loaded = DemoModel(
+            model, placed.plan, placed.plan.context_tokens, int(time.time()), self._thinking_switches
+        )
+        return self._loaded
+
+    def _report_memory(self, placed: Placed, held: Mapping[str, int]) -> None:
+        for device in placed.prepared.request.devices if placed.prepared is not None else ():
+            if device.peer in held:
+                size = held[device.peer]
+                self.tell(MemoryReported(device.peer, size, size, device.memory_total_bytes))
+
+    async def unload(self) -> None:
+        async with self._changing:
+            self._drop()
+
+    def _drop(self) -> None:
+        loaded, self._loaded, self._placed = self._loaded, None, None
+        if loaded is not None:
+            self.tell(ModelUnloaded(loaded.model))
+
+    # ---- generate ----
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """One pause before every prompt chunk and before every token."""
+        placed = self._standing()
+        answer = self.answer_to(request)
+        prompt_tokens = self._world.num_tokens("\n".join(m.content for m in request.messages))
+        self._num_sessions += 1
+        session, sent, finish = f"s{self._num_sessions}", 0, FinishReason.CANCELLED
+        self.tell(SessionStarted(session, prompt_tokens))
+        begun_s, first_s = self._clock(), None
+        try:
+            yield PromptProgress(0, prompt_tokens, ())
+            for done, lap in placed.prompt_laps(prompt_tokens):
+                await self._pause(lap.seconds)
+                self.tell(LapMeasured(session, done, lap.stages))
+                yield PromptProgress(done, prompt_tokens, lap.stages)
+            longest = request.sampling.max_tokens
+            tokens = [(thought, "") for thought in answer.thoughts] + [("", text) for text in answer.tokens]
+            for thought, text in tokens[:longest]:
+                lost = self._lost_of(placed)
+                if lost is not None:
+                    paused_s = self._clock()
+                    yield Paused(lost, "the connection was closed", sent)
+                    placed = await self._placed_anew(prompt_tokens + sent)
+                    peers = tuple(a.peer for a in placed.plan.assignments)
+                    yield Resumed(peers, self._clock() - paused_s)
+                lap = placed.token_lap(sent)
+                await self._pause(lap.seconds)
+                first_s = self._clock() if first_s is None else first_s
+                position = prompt_tokens + sent
+                sent += 1
+                self.tell(LapMeasured(session, position, lap.stages))
+                yield TokenText(text, 1000 + sent, position, None, (), lap.stages, thought)
+            await self._pause(placed.token_lap(sent).seconds)  # the token that ends it
+            if answer.error is not None:
+                raise answer.error
+            cut = longest is not None and sent < len(tokens)
+            finish = FinishReason.LENGTH if cut else FinishReason.STOP
+            yield self.done(finish, prompt_tokens, sent, begun_s, first_s)
+        finally:
+            self.tell(SessionEnded(session, finish, prompt_tokens, sent))
+            self.session_ended(sent, finish, answer)
+
+    def done(
+        self, finish: FinishReason, prompt_tokens: int, sent: int, begun_s: float, first_s: float | None
+    ) -> GenerationDone:
+        """The last word of a session that began at `begun_s` and had its first token at `first_s`."""
+        decoding_s = self._clock() - first_s if first_s is not None else 0.0
+        rate = (sent - 1) / decoding_s if sent > 1 and decoding_s > 0 else None
+        ttft_s = first_s - begun_s if first_s is not None else None
+        return GenerationDone(finish, prompt_tokens, sent, 0, ttft_s, rate)
+
+    def session_ended(self, sent: int, finish: FinishReason, answer: Answer) -> None:
+        """Told after the last event of every session."""
+
+    def _standing(self) -> Placed:
+        if self._placed is None:
+            raise NotReady(
+                "the model is still loading" if self.is_changing else "no model is loaded: load one first"
+            )
+        return self._placed
+
+    def _lost_of(self, placed: Placed) -> str | None:
+        return next((a.peer for a in placed.plan.assignments if a.peer in self._gone), None)
+
+    async def _placed_anew(self, read_tokens: int) -> Placed:
+        """Wait for the recovery; the prompt and what was answered are read again."""
+        assert self._recovered is not None, "somebody has lost a ring"
+        error = await asyncio.shield(self._recovered)
+        if error is not None:
+            raise error
+        placed = self._standing()
+        for _, lap in placed.prompt_laps(read_tokens):
+            await self._pause(lap.seconds)
+        return placed
+
+    def answer_to(self, request: GenerationRequest) -> Answer:
+        """What to say: a known answer, or the next in turn."""
+        question = request.messages[-1].content.lower()
+        for words, answer in self._known.items():
+            if words in question:
+                return answer
+        return self._answers[self._num_sessions % len(self._answers)]
