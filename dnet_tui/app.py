@@ -38,6 +38,7 @@ from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.widgets.status_line import StatusLine
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
+MoreCommands = Callable[[], Iterable[SystemCommand]]
 
 
 class DnetApp(App[None], inherit_bindings=False):
@@ -68,12 +69,16 @@ class DnetApp(App[None], inherit_bindings=False):
         settings: ChatSettings,
         timing: Timing | None = None,
         help_notes: str = "",
+        badge: str = "",
+        more_commands: MoreCommands = tuple,
     ) -> None:
+        """`badge` stands before everything else; `more_commands` are offered in the palette, too."""
         super().__init__()
         self._open_cluster = open_cluster
         self._model = model
         self._timing = timing or Timing()
         self._help_notes = help_notes
+        self._more_commands = more_commands
         self._cluster: Cluster | None = None
         self._keeper: Worker[None] | None = None
         self._seen = ClusterView()  # the newest view; `self.view` is the one on the screen
@@ -85,7 +90,7 @@ class DnetApp(App[None], inherit_bindings=False):
         )
         self.fatal: str | None = None
         """Why the app ended by itself, in one line for the terminal it leaves."""
-        self._status = StatusLine(id="status")
+        self._status = StatusLine(badge)
         self._strip = LayerStrip(id="strip")
         self._devices = DeviceList()
         self.conversation = Conversation(self._ring, settings, self._timing)
@@ -243,6 +248,7 @@ class DnetApp(App[None], inherit_bindings=False):
             yield SystemCommand(binding.description, binding.tooltip, run)
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Reload model", f"Load {self._model} again", self._load)
+        yield from self._more_commands()
 
 
 _PALETTE = Binding("ctrl+p", "command_palette", "Palette", tooltip="Find a command by name", id="app.palette")

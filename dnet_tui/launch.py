@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Protocol
+
+from textual.app import SystemCommand
 
 from dnet_core.cluster_options import ClusterOptions
+from dnet_core.demo import models
+from dnet_core.types.devices import Peer
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings
 from dnet_tui.cluster import Cluster
+from dnet_tui.pace import Timing
+
+DEMO_BADGE = "DEMO"
 
 
 def run_app(model: str, options: ClusterOptions, settings: ChatSettings, log: Path) -> tuple[str | None, int]:
@@ -26,7 +35,69 @@ def run_app(model: str, options: ClusterOptions, settings: ChatSettings, log: Pa
         async with module.Coordinator(options) as coordinator:
             yield coordinator
 
-    app = DnetApp(open_cluster, model, settings, help_notes=f"Log: {log}")
+    return _run(DnetApp(open_cluster, model, settings, help_notes=f"Log: {log}"))
+
+
+def run_demo(num_macs: int, model: str | None, settings: ChatSettings, log: Path) -> tuple[str | None, int]:
+    """Run the app over simulated Macs; otherwise like `run_app`."""
+    return _run(demo_app(num_macs, model, settings, help_notes=f"Log: {log}"))
+
+
+def demo_app(
+    num_macs: int,
+    model: str | None,
+    settings: ChatSettings,
+    timing: Timing | None = None,
+    help_notes: str = "",
+) -> DnetApp:
+    """The app over `num_macs` simulated Macs; `model` None: one that shows what they are good for."""
+    opened: list[Demo] = []
+
+    @asynccontextmanager
+    async def open_cluster() -> AsyncIterator[Cluster]:
+        worlds = await asyncio.to_thread(import_module, "dnet_core.demo.worlds")
+        cluster = await asyncio.to_thread(import_module, "dnet_core.demo.cluster")
+        async with cluster.DemoCluster(worlds.Macs(num_macs)) as demo:
+            opened.append(demo)
+            try:
+                yield demo
+            finally:
+                opened.remove(demo)
+
+    def commands() -> Iterator[SystemCommand]:
+        for demo in opened:
+            here = {peer.name for peer in demo.peers}
+            for peer in demo.all_peers:
+                if peer.name in here:
+                    run = partial(demo.lose, peer.name)
+                    yield SystemCommand(f"Demo: lose {peer.name}", "Take this device away", run)
+                else:
+                    run = partial(demo.rejoin, peer.name)
+                    yield SystemCommand(f"Demo: bring {peer.name} back", "It joins the cluster again", run)
+
+    return DnetApp(
+        open_cluster,
+        model or models.for_macs(num_macs),
+        settings,
+        timing,
+        help_notes=help_notes,
+        badge=DEMO_BADGE,
+        more_commands=commands,
+    )
+
+
+class Demo(Protocol):
+    """What only a simulated cluster can do."""
+
+    @property
+    def peers(self) -> tuple[Peer, ...]: ...
+    @property
+    def all_peers(self) -> tuple[Peer, ...]: ...
+    def lose(self, name: str) -> None: ...
+    def rejoin(self, name: str) -> None: ...
+
+
+def _run(app: DnetApp) -> tuple[str | None, int]:
     if asyncio.run(_run_until_signal(app)):
         # The terminal is gone and the shards are stopped. Textual's input thread now reads an end of file for
         # ever and would keep the process alive, so this does not wait for it.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
+from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
 from dnet_core.settings import paths
 from dnet_core.types.generation import SamplingParams
@@ -30,6 +31,7 @@ examples:
   dnet-tui --peer 192.168.1.20:58081         add the shard of another Mac
                                              (there: dnet-shard --join KEY; KEY: dnet-shard --show-key)
   dnet-tui --temperature 0 --seed 7          the same answer every time
+  dnet-tui --demo 4                          the screen with four simulated Macs: no model, no network
   dnet-tui doctor                            what is wrong here, and what to do
 """
 
@@ -46,9 +48,14 @@ def options_parser() -> argparse.ArgumentParser:
     ring = parser.add_argument_group("the ring")
     ring.add_argument(
         "--model",
-        default=SAMPLE_MODEL,
         metavar="ID_OR_PATH",
-        help="Hugging Face id or local directory (default: the sample, %(default)s)",
+        help=f"Hugging Face id or local directory (default: the sample, {SAMPLE_MODEL})",
+    )
+    ring.add_argument(
+        "--demo",
+        type=_num_macs,
+        metavar="N",
+        help=f"try the screen with 1 to {MOST_MACS} simulated Macs; nothing is loaded or sent",
     )
     add_cluster_options(parser)
     chat = parser.add_argument_group("the chat")
@@ -66,6 +73,13 @@ def options_parser() -> argparse.ArgumentParser:
         "--max-tokens", type=int, metavar="N", help="longest answer (default: up to the end of the context)"
     )
     return parser
+
+
+def _num_macs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_MACS:
+        raise argparse.ArgumentTypeError(f"between 1 and {MOST_MACS}")
+    return number
 
 
 def chat_settings(options: argparse.Namespace) -> ChatSettings:
@@ -122,16 +136,19 @@ def main() -> NoReturn:
         parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
-    sys.exit(_run(options.model, cluster, settings))
+    sys.exit(_run(options.model, options.demo, cluster, settings))
 
 
-def _run(model: str, cluster: ClusterOptions, settings: ChatSettings) -> int:
+def _run(model: str | None, num_macs: int | None, cluster: ClusterOptions, settings: ChatSettings) -> int:
     log = paths().logs / _LOG_NAME
     try:
         with log_instead_of_screen(log):
-            from dnet_tui.launch import run_app  # noqa: PLC0415  Textual is imported after the options are checked
+            from dnet_tui import launch  # noqa: PLC0415  Textual is imported after the options are checked
 
-            fatal, code = run_app(model, cluster, settings, log)
+            if num_macs is None:
+                fatal, code = launch.run_app(model or SAMPLE_MODEL, cluster, settings, log)
+            else:
+                fatal, code = launch.run_demo(num_macs, model, settings, log)
     except OSError as error:
         _fail(f"cannot write the log {log}: {error.strerror}")
     if fatal is not None:

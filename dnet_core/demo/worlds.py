@@ -76,7 +76,9 @@ class World(Protocol):
         ...
 
     async def prepare(self, model: str, wishes: Wishes, gone: frozenset[str]) -> Prepared: ...
-    async def place(self, model: str, plan: RingPlan | Solution | None, wishes: Wishes, gone: frozenset[str]) -> Placed:
+    async def place(
+        self, model: str, plan: RingPlan | Solution | None, wishes: Wishes, gone: frozenset[str]
+    ) -> Placed:
         """`plan` None: as `prepare` finds best. Raises what it raises, and LoadError."""
         ...
 

@@ -27,10 +27,20 @@ class StatusLine(Widget):
     """(time to first token in seconds, tokens per second) of the newest answer."""
     spin: reactive[int] = reactive(0, init=False)
 
+    def __init__(self, badge: str = "") -> None:
+        """`badge` marks what is on the screen as something else than a cluster at work."""
+        super().__init__(id="status")
+        self._badge = badge
+
     def render_line(self, y: int) -> Strip:
         look = look_of(self.app.current_theme, self.app.theme_variables)
         base = self.rich_style
         left: list[Piece] = [
+            *(
+                [(f" {self._badge} ", fg(look.warning, bold=True) + Style(reverse=True))]
+                if self._badge
+                else []
+            ),
             (" dnet ", fg(look.primary, bold=True)),
             (_dot(self.view), fg(_health(self.view, look))),
             (f" {_devices_text(self.view)}", Style()),

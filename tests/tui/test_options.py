@@ -38,6 +38,7 @@ def test_every_chat_option_reaches_the_settings() -> None:
         (["--peer", "mini:99999"], "99999 is not a port"),
         (["--hostfile", "/no/such/file"], "/no/such/file"),
         (["--no-local-shard", "--no-mdns"], "needs at least one --peer"),
+        (["--demo", "17"], "between 1 and 16"),
         (["--temp", "0"], "unrecognized arguments"),
     ],
 )
