@@ -403,6 +403,13 @@ class Coordinator:
         """
         return self._driver().generate_from(tokens, sampling, shown)
 
+    async def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        """The mean of the loaded model's hidden states for `tokens`, as they are after its last norm.
+
+        Raises NotReady when nothing is loaded, RequestErrors, RingErrors.
+        """
+        return await self._driver().embed(tokens)
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The loaded model's. Raises NotReady when nothing is loaded."""

@@ -12,18 +12,31 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from dnet_core.errors import ContextTooLong, DeadlineExceeded, DnetError, NotReady, RequestError
+from dnet_core.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    DnetError,
+    NotReady,
+    ProtocolError,
+    RequestError,
+)
 from dnet_core.events import Event, LapMeasured, SessionEnded, SessionStarted
-from dnet_core.generate.session import AnswerSession, prompt_chunks
+from dnet_core.generate.session import (
+    AnswerSession,
+    EmbeddingSession,
+    embedding_chunks,
+    prompt_chunks,
+)
 from dnet_core.generate.thoughts import ThoughtReader, answer_markers, split_thoughts
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.settings import TIMEOUTS
-from dnet_core.transport.control import SessionOrder
+from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.transport.failures import rebuild
-from dnet_core.transport.frames import Cancel, DriverFrame, Fault, PromptRead, Sampled
+from dnet_core.transport.frames import Cancel, DriverFrame, Embedded, Fault, Prompt, PromptRead, Sampled
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import DRIVER_PREFIX, RingLink, ring_link
 from dnet_core.types.generation import (
+    FinishReason,
     GenerationEvent,
     GenerationRequest,
     PromptProgress,
@@ -54,7 +67,7 @@ class Driver:
         self._emit = emit
         self._on_lost = on_lost
         self._links: dict[str, RingLink] = {}
-        self._live: dict[str, AnswerSession] = {}
+        self._live: dict[str, AnswerSession | EmbeddingSession] = {}
         self._lost: DnetError | None = None
 
     @asynccontextmanager
@@ -116,14 +129,11 @@ class Driver:
     ) -> AsyncGenerator[GenerationEvent, None]:
         name = session.order.session
         waiting = prompt_chunks(name, tokens, self._chunk_tokens)[::-1]
-        first = self._links[self._shards[0].peer]
-        for _ in range(min(len(waiting), CHUNKS_IN_FLIGHT_PER_SHARD * len(self._shards))):
-            first.send(waiting.pop())
+        self._send_first(waiting)
         while session.finish is None:
             match await self._next_frame(session):
                 case PromptRead() as read:
-                    if waiting:
-                        first.send(waiting.pop())
+                    self._send_next(waiting)
                     self._emit(LapMeasured(name, read.position, read.stages))
                     yield PromptProgress(read.position, len(tokens), read.stages)
                 case Sampled() as sampled:
@@ -132,8 +142,57 @@ class Driver:
                     yield session.take(sampled)
                 case Fault() as fault:
                     raise self._lost or rebuild(fault.kind, fault.message, fault.peer)
+                case Embedded():
+                    raise ProtocolError(f"an embedding arrived for the answer {name}")
 
-    async def _next_frame(self, session: AnswerSession) -> DriverFrame:
+    async def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        """The mean of the hidden states that the model has for `tokens` after its last norm.
+
+        Raises ContextTooLong and RequestErrors before anything is computed, RingErrors later. Cancelling it
+        stops every shard.
+        """
+        session = EmbeddingSession(self._embedding_order(tokens))
+        name = session.order.session
+        self._live[name] = session
+        finish: FinishReason | None = None
+        try:
+            await everywhere(shard.open_session(self._name, session.order) for shard in self._shards)
+            self._emit(SessionStarted(name, len(tokens)))
+            values = await self._read_embedding(session, tokens)
+            finish = FinishReason.STOP
+            return values
+        finally:
+            del self._live[name]
+            self._emit(SessionEnded(name, finish, len(tokens), 0))
+            await self._close(name)
+
+    async def _read_embedding(self, session: EmbeddingSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        name = session.order.session
+        waiting = embedding_chunks(name, tokens, self._chunk_tokens)[::-1]
+        self._send_first(waiting)
+        while True:
+            match await self._next_frame(session):
+                case PromptRead() as read:
+                    self._send_next(waiting)
+                    self._emit(LapMeasured(name, read.position, read.stages))
+                case Embedded() as embedded:
+                    self._emit(LapMeasured(name, len(tokens), embedded.stages))
+                    return embedded.values
+                case Fault() as fault:
+                    raise self._lost or rebuild(fault.kind, fault.message, fault.peer)
+                case Sampled():
+                    raise ProtocolError(f"a token arrived for the embedding {name}")
+
+    def _send_first(self, waiting: list[Prompt]) -> None:
+        """Begin with a prompt; the next chunk is the last of `waiting`."""
+        for _ in range(CHUNKS_IN_FLIGHT_PER_SHARD * len(self._shards)):
+            self._send_next(waiting)
+
+    def _send_next(self, waiting: list[Prompt]) -> None:
+        if waiting:
+            self._links[self._shards[0].peer].send(waiting.pop())
+
+    async def _next_frame(self, session: AnswerSession | EmbeddingSession) -> DriverFrame:
         if self._lost is not None:
             raise self._lost
         try:
@@ -157,14 +216,8 @@ class Driver:
         room = self.context_tokens - len(tokens)
         if room < 1:
             raise ContextTooLong(len(tokens), self.context_tokens)
-        vocabulary = self.tokenizer.vocab_size
-        for what, named in (
-            ("the prompt", tokens),
-            ("logit_bias", [token for token, _ in sampling.logit_bias]),
-        ):
-            strange = [token for token in named if not 0 <= token < vocabulary]
-            if strange:
-                raise RequestError(f"{what} names token {strange[0]}, but the model has {vocabulary} tokens")
+        self._check_tokens("the prompt", tokens)
+        self._check_tokens("logit_bias", [token for token, _ in sampling.logit_bias])
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
         recent = tokens[-sampling.penalty_context_tokens :] if sampling.penalty_context_tokens else ()
         eos = self.tokenizer.eos_token_ids
@@ -179,7 +232,33 @@ class Driver:
             sampling=sampling,
             seed=seed,
             answered_tokens=(),
+            purpose=Purpose.ANSWER,
         )
+
+    def _embedding_order(self, tokens: tuple[int, ...]) -> SessionOrder:
+        if not tokens:
+            raise RequestError("the text is empty: there is nothing to embed")
+        if len(tokens) > self.context_tokens:
+            raise ContextTooLong(len(tokens), self.context_tokens)
+        self._check_tokens("the text", tokens)
+        return SessionOrder(
+            session=uuid.uuid4().hex,
+            prompt_tokens=len(tokens),
+            max_tokens=1,  # none is sampled
+            stop_tokens=(),
+            recent_tokens=(),
+            xtc_special_tokens=(),
+            sampling=SamplingParams(),
+            seed=0,
+            answered_tokens=(),
+            purpose=Purpose.EMBED,
+        )
+
+    def _check_tokens(self, what: str, tokens: Iterable[int]) -> None:
+        vocabulary = self.tokenizer.vocab_size
+        strange = [token for token in tokens if not 0 <= token < vocabulary]
+        if strange:
+            raise RequestError(f"{what} names token {strange[0]}, but the model has {vocabulary} tokens")
 
     def _receive(self, frame: DriverFrame) -> None:
         session = self._live.get(frame.session)

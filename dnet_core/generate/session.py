@@ -60,6 +60,22 @@ class AnswerSession:
         )
 
 
+class EmbeddingSession:
+    """A prompt whose mean hidden state is asked for. Owned by the task that awaits it, as an answer is."""
+
+    def __init__(self, order: SessionOrder) -> None:
+        self.order = order
+        self.mailbox: asyncio.Queue[DriverFrame] = asyncio.Queue()  # bounded as that of an answer is
+
+
+def embedding_chunks(session: str, tokens: tuple[int, ...], chunk_tokens: int) -> list[Prompt]:
+    """Cut a prompt that is only read: nothing is sampled after its last token, so that stays in its chunk."""
+    return [
+        Prompt(session, start, tokens[start : start + chunk_tokens], start + chunk_tokens >= len(tokens))
+        for start in range(0, len(tokens), chunk_tokens)
+    ]
+
+
 def prompt_chunks(session: str, tokens: tuple[int, ...], chunk_tokens: int) -> list[Prompt]:
     """Cut a prompt as mlx-lm does: chunks of all but the last token, then that one, which is sampled after.
 

@@ -4,6 +4,7 @@
     Activation     -> window         --+--> more layers elsewhere: Activation to the next shard
                                        +--> last layer, more prompt to come: PromptRead to the driver
                                        +--> last layer: Tokens to the first shard, Sampled to the driver
+                                       +--> last layer, only to embed: Embedded to the driver
 
 There is one step for prefill and decode, for one round and many. When the first shard is also the tail (a
 ring of one) the sampled token stays a lazy array and the next step is built before it is read, as mlx-lm
@@ -27,12 +28,13 @@ from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session, Taken
 from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
-from dnet_core.slices.window import Arrays, WindowedModel
-from dnet_core.transport.control import Arrival, LoadOrder, SessionOrder
+from dnet_core.slices.window import Arrays, End, WindowedModel
+from dnet_core.transport.control import Arrival, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     Cancel,
     DriverFrame,
+    Embedded,
     Fault,
     Prompt,
     PromptRead,
@@ -97,6 +99,8 @@ class Runtime:
         """Begin a session; on the tail `matcher` is of its grammar."""
         if order.session in self._sessions:
             raise ProtocolError(f"session {order.session} is already open on {self._peer}")
+        if order.purpose is Purpose.EMBED:
+            self._model.check_hidden()
         self._sessions[order.session] = Session(driver, order, self._model.make_cache(), matcher)
 
     def cancel(self, name: str) -> None:
@@ -143,12 +147,14 @@ class Runtime:
                 f"this model cannot have a {self._kv_bits}-bit KV cache: load it with 16 bits"
             ) from error
 
-    def _run_window(self, window: LayerWindow, value: Arrays, cache: list[Any], position: int) -> Arrays:
+    def _run_window(
+        self, window: LayerWindow, value: Arrays, cache: list[Any], position: int, end: End = End.LOGITS
+    ) -> Arrays:
         """Run `window` on what came out of the layer before it: for the first one, token ids."""
         if window.start == 0:
-            value = self._model.embed_and_run(window, value[0], cache, position)
+            value = self._model.embed_and_run(window, value[0], cache, position, end)
         else:
-            value = self._model.run(window, value, cache, position)
+            value = self._model.run(window, value, cache, position, end)
         if self._kv_bits < 16:
             quantize_caches(cache, self._model.slots(window), self._kv_bits)
         return value
@@ -209,10 +215,13 @@ class Runtime:
         while (window := self._windows.get(layer)) is not None:
             session.advance(window, turn.position, turn.num_tokens)
             self.steps += 1
-            value = self._run_window(window, value, session.cache, turn.position)
+            end = End.LOGITS if session.order.purpose is Purpose.ANSWER else End.HIDDEN
+            value = self._run_window(window, value, session.cache, turn.position, end)
             layer = window.stop
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)
+        elif session.order.purpose is Purpose.EMBED:
+            self._embed(session, turn, value[0])
         elif turn.last:
             self._sample(session, turn, value[0])
         else:
@@ -243,6 +252,17 @@ class Runtime:
                 session.name, turn.position + turn.num_tokens, (*turn.stages, self._stage(session, turn))
             ),
         )
+
+    def _embed(self, session: Session, turn: _Turn, hidden: mx.array) -> None:
+        """Take a chunk's hidden states into the mean; tell it after the last."""
+        session.pool.add(hidden)
+        if not turn.last:
+            self._report(session, turn)
+            return
+        values = session.pool.mean()
+        session.cancelled = True  # finished
+        stages = (*turn.stages, self._stage(session, turn))
+        self._outputs.to_driver(session.driver, Embedded(session.name, values, stages))
 
     def _sample(self, session: Session, turn: _Turn, logits: mx.array) -> None:
         position = turn.position + turn.num_tokens

@@ -1,9 +1,9 @@
-"""One sequence on one shard: its caches, how far each window has come, and on the tail its sampler."""
+"""One sequence on one shard: its caches, how far each window has come; on the tail its sampler or pool."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -23,6 +23,25 @@ class Taken:
     finish: FinishReason | None
 
 
+class MeanPool:
+    """The mean of a prompt's hidden states, summed up in float32 chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._sum: mx.array | None = None
+        self._num_tokens = 0
+
+    def add(self, hidden: mx.array) -> None:
+        """Take `hidden` `[1, tokens, hidden]`, and compute it: chunks may be many."""
+        chunk = hidden[0].astype(mx.float32).sum(axis=0)
+        self._sum = chunk if self._sum is None else self._sum + chunk
+        self._num_tokens += hidden.shape[1]
+        mx.eval(self._sum)
+
+    def mean(self) -> tuple[float, ...]:
+        assert self._sum is not None, "a prompt has at least one token"
+        return tuple(cast("list[float]", (self._sum / self._num_tokens).tolist()))
+
+
 class Session:
     """Owned by the compute thread; only `cancelled` is also set by the event loop."""
 
@@ -38,6 +57,7 @@ class Session:
         self._reached: dict[LayerWindow, int] = {}
         self._sampler: Sampler | None = None
         self._matcher = matcher
+        self.pool = MeanPool()  # filled only to embed, and only on the tail
 
     @property
     def name(self) -> str:

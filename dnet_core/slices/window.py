@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property, partial
 from typing import Any
 
@@ -103,6 +104,13 @@ class _Streamed:
         return getattr(self._layer, name)
 
 
+class End(Enum):
+    """What a window that ends with the last layer gives."""
+
+    LOGITS = "logits"  # [batch, tokens, vocabulary]
+    HIDDEN = "hidden"  # [batch, tokens, hidden], as the model's body hands it to the LM head: after the norm
+
+
 @dataclass(frozen=True, slots=True)
 class _Hole:
     """Where an array stands in what a layer returns."""
@@ -178,22 +186,49 @@ class WindowedModel:
             own |= set(range(len(self._kinds))) - {slot for use in self._uses for slot in use.slots}
         return tuple(sorted(own))
 
-    def embed_and_run(self, window: LayerWindow, tokens: mx.array, cache: list[Any], position: int) -> Arrays:
+    def embed_and_run(
+        self,
+        window: LayerWindow,
+        tokens: mx.array,
+        cache: list[Any],
+        position: int,
+        end: End = End.LOGITS,
+    ) -> Arrays:
         """Run a first window `[0, stop)` on token ids `[batch, tokens]`, the first one at `position`."""
         assert window.start == 0, f"{window} does not begin with the embedding"
-        return self._forward(window, tokens, None, cache, position)
+        return self._forward(window, tokens, None, cache, position, end)
 
-    def run(self, window: LayerWindow, received: Arrays, cache: list[Any], position: int) -> Arrays:
+    def run(
+        self,
+        window: LayerWindow,
+        received: Arrays,
+        cache: list[Any],
+        position: int,
+        end: End = End.LOGITS,
+    ) -> Arrays:
         """Run `window` on the output of the layer before it, for the tokens from `position` on.
 
         Both are what the layers hand on, as arrays. When the window ends with the last layer the result is
-        one array: the logits `[batch, tokens, vocabulary]`.
+        one array: what `end` says.
         """
         assert window.start > 0, f"{window} begins with the embedding: it takes token ids"
         batch, num_tokens = received[0].shape[:2]
         ids = mx.zeros((batch, num_tokens), mx.int32)  # for its shape: the embedding is never computed
         entering = _fill(self._uses[window.start - 1].output, list(received))
-        return self._forward(window, ids, entering, cache, position)
+        return self._forward(window, ids, entering, cache, position, end)
+
+    def check_hidden(self) -> None:
+        """Raise UnsupportedModel unless the model shows its hidden states apart from its logits."""
+        holder, key = self._body
+        found: list[Any] = []
+        body = holder[key]
+        holder[key] = _Observer(body, lambda _arguments, output: found.append(output))
+        try:
+            self._model(mx.zeros((1, 1), mx.int32), cache=self.make_cache())
+        finally:
+            holder[key] = body
+        if len(found) != 1 or not isinstance(found[0], mx.array) or found[0].shape[:2] != (1, 1):
+            raise UnsupportedModel(self._name, "its hidden states cannot be had: it cannot embed")
 
     @cached_property
     def vocab_size(self) -> int:
@@ -224,8 +259,10 @@ class WindowedModel:
         return tuple(mx.zeros(hole.shape, hole.dtype) for _, hole in holes if isinstance(hole, _Hole))
 
     def _forward(
-        self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
+        self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int, end: End
     ) -> Arrays:
+        if end is End.HIDDEN and window.stop == self.num_layers:
+            return self._forward_body(window, ids, entering, cache, position)
         if len(window) == self.num_layers and not self._streams:
             return (self._model(ids, cache=cache),)
         self._entering = entering
@@ -241,6 +278,20 @@ class WindowedModel:
         if window.stop == self.num_layers:
             return (logits,)
         return _arrays(leaving, self._uses[window.stop - 1].output)
+
+    def _forward_body(
+        self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
+    ) -> Arrays:
+        """As `_forward`, but what the body hands to the head; the head is built and never computed."""
+        holder, key = self._body
+        body = holder[key]
+        found: list[mx.array] = []
+        holder[key] = _Observer(body, lambda _arguments, output: found.append(output))
+        try:
+            self._forward(window, ids, entering, cache, position, End.LOGITS)
+        finally:
+            holder[key] = body
+        return (found[0],)
 
     def _stand_ins(self, window: LayerWindow) -> list[Any]:
         found = self._lists.get(window)
@@ -296,6 +347,16 @@ class WindowedModel:
     @cached_property
     def _layer_list(self) -> tuple[dict[str, Any], str]:
         return _find_layer_list(self._model, self._name)
+
+    @cached_property
+    def _body(self) -> tuple[dict[str, Any], str]:
+        """The module, and its attribute, that holds the one with the layers. Raises UnsupportedModel."""
+        body, _ = self._layer_list
+        for _, module in self._model.named_modules():
+            for key, value in module.items():
+                if value is body:
+                    return module, key
+        raise UnsupportedModel(self._name, "its head is not apart from its layers: it cannot embed")
 
     @cached_property
     def _uses(self) -> tuple[_LayerUse, ...]:

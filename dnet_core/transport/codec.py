@@ -16,6 +16,7 @@ from dnet_core.transport.control import (
     LoadOrder,
     LoadReport,
     LoadStep,
+    Purpose,
     SessionOrder,
     ShardStatus,
 )
@@ -23,6 +24,7 @@ from dnet_core.transport.frames import (
     Activation,
     Cancel,
     DriverFrame,
+    Embedded,
     Fault,
     Prompt,
     PromptRead,
@@ -43,6 +45,12 @@ _FINISH_TO_PB = {
     FinishReason.LENGTH: pb.Sampled.FINISH_LENGTH,
 }
 _FINISH_FROM_PB = {value: key for key, value in _FINISH_TO_PB.items()}
+
+_PURPOSE_TO_PB = {
+    Purpose.ANSWER: pb.OpenSessionRequest.PURPOSE_ANSWER,
+    Purpose.EMBED: pb.OpenSessionRequest.PURPOSE_EMBED,
+}
+_PURPOSE_FROM_PB = {value: key for key, value in _PURPOSE_TO_PB.items()}
 
 _STEP_TO_PB = {
     LoadStep.FETCH: pb.LoadProgress.STEP_FETCH,
@@ -144,6 +152,10 @@ def _fill_driver_frame(into: pb.FromShard.Frame, frame: DriverFrame) -> None:
             into.prompt_read.session = frame.session
             into.prompt_read.position = frame.position
             _add_stages(into.prompt_read.stages, frame.stages)
+        case Embedded():
+            into.embedded.session = frame.session
+            into.embedded.values.extend(frame.values)
+            _add_stages(into.embedded.stages, frame.stages)
         case Fault():
             into.fault.session = frame.session
             into.fault.peer = frame.peer
@@ -177,6 +189,9 @@ def _driver_value(frame: pb.FromShard.Frame) -> DriverFrame:
         case "prompt_read":
             r = frame.prompt_read
             return PromptRead(r.session, r.position, _stage_values(r.stages))
+        case "embedded":
+            e = frame.embedded
+            return Embedded(e.session, tuple(e.values), _stage_values(e.stages))
         case "fault":
             f = frame.fault
             return Fault(f.session, f.peer, f.kind, f.message)
@@ -324,6 +339,7 @@ def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
         stop_tokens=order.stop_tokens,
         recent_tokens=order.recent_tokens,
         answered_tokens=order.answered_tokens,
+        purpose=_PURPOSE_TO_PB[order.purpose],
         sampling=pb.Sampling(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -348,6 +364,8 @@ def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
 
 
 def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
+    if m.purpose not in _PURPOSE_FROM_PB:
+        raise ProtocolError(f"a session has the unknown purpose {m.purpose}: are all shards of one version?")
     s = m.sampling
     try:
         sampling = SamplingParams(
@@ -386,6 +404,7 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
         sampling=sampling,
         seed=s.seed,
         answered_tokens=tuple(m.answered_tokens),
+        purpose=_PURPOSE_FROM_PB[m.purpose],
     )
 
 

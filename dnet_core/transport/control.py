@@ -88,6 +88,13 @@ class LoadReport:
     fingerprint: str
 
 
+class Purpose(StrEnum):
+    """What a session's prompt is read for."""
+
+    ANSWER = "answer"  # tokens are sampled after it
+    EMBED = "embed"  # the tail tells the mean of its hidden states, and the session is over
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOrder:
     """All that holds for a whole session. `sampling.seed` and `max_tokens` are set here.
@@ -106,6 +113,7 @@ class SessionOrder:
     sampling: SamplingParams
     seed: int
     answered_tokens: tuple[int, ...]
+    purpose: Purpose
 
 
 @dataclass(frozen=True, slots=True)

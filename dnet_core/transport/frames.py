@@ -2,7 +2,7 @@
 
 driver --Prompt--> first shard --Activation--> ... --Activation--> tail
                         ^-------------Tokens--------------------------+
-driver <--PromptRead, Sampled (tail), Fault (any shard)
+driver <--PromptRead, Sampled, Embedded (tail), Fault (any shard)
 driver --Cancel--> every shard
 """
 
@@ -89,6 +89,15 @@ class PromptRead:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The mean of the prompt's hidden states, as float32 values, and how the last chunk's lap went."""
+
+    session: str
+    values: tuple[float, ...]
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """`session` cannot go on. `kind` is the class name of the error in `dnet_core.errors`."""
 
@@ -99,4 +108,4 @@ class Fault:
 
 
 RingFrame = Prompt | Activation | Tokens | Cancel
-DriverFrame = Sampled | PromptRead | Fault
+DriverFrame = Sampled | PromptRead | Embedded | Fault

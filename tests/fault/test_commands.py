@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from dnet_core import __version__
-from dnet_core.transport.control import LoadOrder, SessionOrder
+from dnet_core.transport.control import LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import Prompt
 from dnet_core.transport.grpc_link import DRIVER_PREFIX, ring_link
 from dnet_core.types.generation import SamplingParams
@@ -103,7 +103,9 @@ async def compute(shard: ShardProcess, model: Path) -> None:
             client.channel, shard.name, driver, 5, lambda _frame: None, lambda _error: lost.set()
         ) as link:
             sampling = SamplingParams(max_tokens=90_000, seed=1)
-            await client.open_session(driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1, ()))
+            await client.open_session(
+                driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1, (), Purpose.ANSWER)
+            )
             link.send(Prompt("s", 0, (5, 6, 7), True))
             while (await client.describe()).steps < 20:
                 pass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dnet_core.errors import DnetError, NotReady, ProtocolError, RequestError
-from dnet_core.transport.control import LoadOrder, SessionOrder
+from dnet_core.transport.control import LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     DriverFrame,
@@ -48,7 +48,8 @@ class ByHand:
     async def open(self, session: str, max_tokens: int = 6) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         await self.client.open_session(
-            DRIVER, SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, ())
+            DRIVER,
+            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER),
         )
 
     async def check_alive(self, model: Path) -> None:
@@ -134,7 +135,9 @@ async def test_orders_that_cannot_be_served(rings: Rings, model: Path) -> None:
         with pytest.raises(ProtocolError, match="already open"):
             await shard.open("twice")
         await shard.client.close_session("twice")
-        order = SessionOrder("s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1, ())
+        order = SessionOrder(
+            "s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1, (), Purpose.ANSWER
+        )
         with pytest.raises(RequestError, match="before its ring stream"):
             await shard.client.open_session(f"{DRIVER_PREFIX}stranger", order)
         await shard.client.close_session("never opened")

@@ -255,7 +255,15 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., min_tokens_to_keep: _Optional[int] = ..., xtc_probability: _Optional[float] = ..., xtc_threshold: _Optional[float] = ..., xtc_special_tokens: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., repetition_context_tokens: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., presence_context_tokens: _Optional[int] = ..., frequency_penalty: _Optional[float] = ..., frequency_context_tokens: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[int] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session", "prompt_tokens", "max_tokens", "stop_tokens", "recent_tokens", "sampling", "answered_tokens")
+    __slots__ = ("session", "prompt_tokens", "max_tokens", "stop_tokens", "recent_tokens", "sampling", "answered_tokens", "purpose")
+    class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PURPOSE_UNSPECIFIED: _ClassVar[OpenSessionRequest.Purpose]
+        PURPOSE_ANSWER: _ClassVar[OpenSessionRequest.Purpose]
+        PURPOSE_EMBED: _ClassVar[OpenSessionRequest.Purpose]
+    PURPOSE_UNSPECIFIED: OpenSessionRequest.Purpose
+    PURPOSE_ANSWER: OpenSessionRequest.Purpose
+    PURPOSE_EMBED: OpenSessionRequest.Purpose
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +271,7 @@ class OpenSessionRequest(_message.Message):
     RECENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
     session: str
     prompt_tokens: int
     max_tokens: int
@@ -270,7 +279,8 @@ class OpenSessionRequest(_message.Message):
     recent_tokens: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
     answered_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., recent_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., answered_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    purpose: OpenSessionRequest.Purpose
+    def __init__(self, session: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., recent_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., answered_tokens: _Optional[_Iterable[int]] = ..., purpose: _Optional[_Union[OpenSessionRequest.Purpose, str]] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
     __slots__ = ()
@@ -439,6 +449,16 @@ class PromptRead(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     def __init__(self, session: _Optional[str] = ..., position: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
 
+class Embedded(_message.Message):
+    __slots__ = ("session", "values", "stages")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, session: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
 class Fault(_message.Message):
     __slots__ = ("session", "peer", "kind", "message")
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -454,14 +474,16 @@ class Fault(_message.Message):
 class FromShard(_message.Message):
     __slots__ = ("pong", "frames")
     class Frame(_message.Message):
-        __slots__ = ("sampled", "prompt_read", "fault")
+        __slots__ = ("sampled", "prompt_read", "fault", "embedded")
         SAMPLED_FIELD_NUMBER: _ClassVar[int]
         PROMPT_READ_FIELD_NUMBER: _ClassVar[int]
         FAULT_FIELD_NUMBER: _ClassVar[int]
+        EMBEDDED_FIELD_NUMBER: _ClassVar[int]
         sampled: Sampled
         prompt_read: PromptRead
         fault: Fault
-        def __init__(self, sampled: _Optional[_Union[Sampled, _Mapping]] = ..., prompt_read: _Optional[_Union[PromptRead, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ...) -> None: ...
+        embedded: Embedded
+        def __init__(self, sampled: _Optional[_Union[Sampled, _Mapping]] = ..., prompt_read: _Optional[_Union[PromptRead, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., embedded: _Optional[_Union[Embedded, _Mapping]] = ...) -> None: ...
     PONG_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     pong: Pong

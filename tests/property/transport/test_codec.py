@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from dnet_core import errors
 from dnet_core.errors import DnetError, LoadError, PeerLost, ProtocolError
 from dnet_core.transport import codec
-from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, SessionOrder
+from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, Purpose, SessionOrder
 from dnet_core.transport.failures import code_of, rebuild
 from dnet_core.transport.frames import (
     Activation,
     Cancel,
+    DriverFrame,
+    Embedded,
     Fault,
     Prompt,
     PromptRead,
@@ -67,6 +69,7 @@ driver_frames = st.one_of(
         stages,
     ),
     st.builds(PromptRead, names, u32, stages),
+    st.builds(Embedded, names, st.lists(f32, max_size=5).map(tuple), stages),
     st.builds(Fault, names, names, names, names),
 )
 windows = st.lists(st.integers(0, 99), min_size=2, max_size=6, unique=True).map(
@@ -104,7 +107,7 @@ def test_ring_frames(frames: list[Prompt | Activation | Tokens | Cancel], sent_n
 
 
 @given(frames=st.lists(driver_frames, max_size=5))
-def test_driver_frames(frames: list[Sampled | PromptRead | Fault]) -> None:
+def test_driver_frames(frames: list[DriverFrame]) -> None:
     message = pb.FromShard.FromString(codec.encode_driver(frames).SerializeToString())
     assert codec.decode_driver(message) == frames
 
@@ -130,18 +133,25 @@ def test_load_orders(
     assert codec.decode_load(message) == order
 
 
-@given(params=sampling, name=names, prompt_tokens=u32, lists=st.tuples(tokens, tokens, tokens, tokens))
+@given(
+    params=sampling,
+    name=names,
+    prompt_tokens=u32,
+    lists=st.tuples(tokens, tokens, tokens, tokens),
+    purpose=st.sampled_from(Purpose),
+)
 def test_session_orders(
     params: SamplingParams,
     name: str,
     prompt_tokens: int,
     lists: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    purpose: Purpose,
 ) -> None:
     assert params.seed is not None
     assert params.max_tokens is not None
     stop, recent, special, answered = lists
     order = SessionOrder(
-        name, prompt_tokens, params.max_tokens, stop, recent, special, params, params.seed, answered
+        name, prompt_tokens, params.max_tokens, stop, recent, special, params, params.seed, answered, purpose
     )
     message = pb.OpenSessionRequest.FromString(codec.encode_session(order).SerializeToString())
     assert codec.decode_session(message) == order
@@ -160,6 +170,7 @@ UNLAWFUL = {
     "a finish of a later version": lambda: codec.decode_driver(
         pb.FromShard(frames=[pb.FromShard.Frame(sampled=pb.Sampled(finish=99))])  # type: ignore[arg-type]
     ),
+    "a purpose of a later version": lambda: codec.decode_session(pb.OpenSessionRequest(purpose=99)),  # type: ignore[arg-type]
     "a step of a later version": lambda: codec.decode_report(pb.LoadProgress(step=99)),  # type: ignore[arg-type]
     "an order without windows": lambda: codec.decode_load(pb.LoadRequest(num_layers=4)),
     "an empty window": lambda: codec.decode_load(

@@ -12,7 +12,7 @@ import pytest
 from dnet_core.errors import ProtocolError
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.weights import open_model
-from dnet_core.transport.control import Arrival, LoadOrder, SessionOrder
+from dnet_core.transport.control import Arrival, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     DriverFrame,
@@ -52,7 +52,8 @@ class Shard:
     def open(self, session: str = "s", max_tokens: int = 6) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         self.runtime.open(
-            "driver:d", SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, ())
+            "driver:d",
+            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER),
         )
 
     def send(self, frame: RingFrame) -> None:

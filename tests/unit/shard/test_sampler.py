@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dnet_core.errors import RequestError
 from dnet_core.shard.sampler import Sampler, _token_key
-from dnet_core.transport.control import SessionOrder
+from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.types.generation import SamplingParams
 from tests.ring.sampling_reference import splitmix64
 
@@ -22,7 +22,7 @@ positions = st.integers(0, 2**32 - 1)
 
 
 def order(sampling: SamplingParams, seed: int = 3, **changes: tuple[int, ...]) -> SessionOrder:
-    return replace(SessionOrder("s", 4, 8, (), (), (), sampling, seed, ()), **changes)
+    return replace(SessionOrder("s", 4, 8, (), (), (), sampling, seed, (), Purpose.ANSWER), **changes)
 
 
 def test_the_key_is_splitmix64() -> None:

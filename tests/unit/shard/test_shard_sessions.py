@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dnet_core.errors import ProtocolError
 from dnet_core.generate.session import prompt_chunks
 from dnet_core.shard.sessions import Session, Taken
-from dnet_core.transport.control import SessionOrder
+from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.types.generation import FinishReason, SamplingParams
 from dnet_core.types.ring import LayerWindow
 
@@ -17,7 +17,9 @@ EARLY, LATE = LayerWindow(0, 2), LayerWindow(4, 5)
 
 
 def session(prompt_tokens: int = 4, max_tokens: int = 3, stop: tuple[int, ...] = (7, 8)) -> Session:
-    order = SessionOrder("s", prompt_tokens, max_tokens, stop, (), (), SamplingParams(), 1, ())
+    order = SessionOrder(
+        "s", prompt_tokens, max_tokens, stop, (), (), SamplingParams(), 1, (), Purpose.ANSWER
+    )
     return Session("driver:d", order, [])
 
 
