@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dnet_core import http_server
-from dnet_core.api import chat, cluster, completions, metrics, models, responses, text
+from dnet_core.api import chat, cluster, completions, embeddings, metrics, models, responses, text
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
 from dnet_core.api.errors import ApiError, bug, from_dnet
 from dnet_core.api.in_flight import Activity, ClientGone
@@ -44,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/load_model", cluster.load_model),
     ("POST", "/v1/unload_model", cluster.unload_model),
     ("POST", "/v1/completions", completions.create),
+    ("POST", "/v1/embeddings", embeddings.create),
     ("POST", "/v1/responses", responses.create),
     ("GET", "/v1/responses/{response}", responses.retrieve),
     ("DELETE", "/v1/responses/{response}", responses.delete),
@@ -53,7 +54,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/apply-template", text.apply_template),
     ("GET", "/metrics", metrics.show),
 )
-ALIASED = ("/v1/models", "/v1/models/{model:path}", "/v1/chat/completions", "/v1/completions")
+ALIASED = (
+    "/v1/models",
+    "/v1/models/{model:path}",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+)
 """Also served without the /v1: base URLs are written both ways."""
 
 OPEN_PATHS = ("/health",)

@@ -16,11 +16,11 @@ from dnet_core.api.answers import Question, answers, sampling_params
 from dnet_core.api.chat import JsonDict, usage_dict
 from dnet_core.api.errors import ApiError, at_field
 from dnet_core.api.logprobs import TokenEntry
-from dnet_core.api.openai import CompletionRequest, TokenIds
 from dnet_core.api.output import Content
 from dnet_core.api.reading import read
 from dnet_core.api.service import ServedModel, Service
 from dnet_core.api.steps import Step, Usage
+from dnet_core.api.text_requests import CompletionRequest, TokenIds
 from dnet_core.errors import RequestError
 
 

@@ -1,4 +1,4 @@
-"""What a request may hold, as OpenAI documents it.
+"""What a chat may hold, as OpenAI documents it, and what it has in common with other requests.
 
 Known fields are checked strictly; `null` means absent; fields nobody knows are let through. A known field
 that this server cannot honour is refused by its type: `Refused`, or a `Literal` of the values that change
@@ -226,6 +226,7 @@ def _no_fields_of_the_request(value: object) -> object:
     return value
 
 
+TemplateVariables = Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)]
 Stop = Annotated[
     Many[Annotated[str, Field(min_length=1)]], Field(max_length=4), BeforeValidator(_one_or_more)
 ]
@@ -294,9 +295,7 @@ class ChatRequest(Sampled):
     tool_choice: Annotated[InstanceOf[ToolChoice], BeforeValidator(parse_tool_choice)] = ToolChoice()
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
-        default_factory=dict
-    )
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
     modalities: Many[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
@@ -325,89 +324,3 @@ class ChatRequest(Sampled):
         names = self.tool_choice.names
         tools = self.tools if self.tool_choice.may_call else ()
         return [tool.for_template() for tool in tools if names is None or tool.function.name in names]
-
-
-# ---- plain completions ----
-
-TokenIds = tuple[int, ...]
-
-
-def _prompts(value: object) -> object:
-    """One text, several, one list of token ids, or several."""
-    match value:
-        case str():
-            return (value,)
-        case [int(), *_]:
-            return (_ids(value),)
-        case [str(), *_] | [[*_], *_]:
-            return tuple(item if isinstance(item, str) else _ids(item) for item in value)
-    raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either")
-
-
-def _ids(value: object) -> TokenIds:
-    if isinstance(value, list) and all(type(item) is int and 0 <= item < 2**31 for item in value):
-        return tuple(value)
-    raise PydanticCustomError("prompt", "must be a text, token ids, or a list of either")
-
-
-Prompts = Annotated[tuple[InstanceOf[str] | InstanceOf[tuple], ...], BeforeValidator(_prompts)]  # type: ignore[type-arg]
-
-
-class CompletionRequest(Sampled):
-    """POST /v1/completions."""
-
-    prompt: Annotated[Prompts, Field(max_length=128)]
-    max_tokens: int = Field(16, ge=0)
-    logprobs: int | None = Field(None, ge=0, le=5)
-    echo: bool = False
-    best_of: int | None = None
-    suffix: Refused = None
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        if self.best_of not in (None, self.n):
-            raise PydanticCustomError("unsupported", "'best_of' other than 'n' is not supported")
-        if self.echo and self.logprobs is not None:
-            raise PydanticCustomError("unsupported", "'echo' with 'logprobs' is not supported")
-        return self
-
-
-# ---- text and tokens ----
-
-
-class TokenizeRequest(Body):
-    """POST /tokenize: a text, or messages as a chat would render them."""
-
-    model: str | None = None
-    content: str | None = None
-    prompt: str | None = None
-    messages: Many[ChatMessage] | None = None
-    tools: Many[Tool] = ()
-    add_special_tokens: bool | None = None  # None: as the model is used to
-    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _has_one_text(self) -> Self:
-        if sum(given is not None for given in (self.content, self.prompt, self.messages)) != 1:
-            raise PydanticCustomError("one_text", "give one of 'prompt', 'content' and 'messages'")
-        return self
-
-
-class DetokenizeRequest(Body):
-    """POST /detokenize."""
-
-    model: str | None = None
-    tokens: Annotated[Many[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
-
-
-class TemplateRequest(Body):
-    """POST /apply-template."""
-
-    model: str | None = None
-    messages: Annotated[Many[ChatMessage], Field(min_length=1)]
-    tools: Many[Tool] = ()
-    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_no_fields_of_the_request)] = Field(
-        default_factory=dict
-    )

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnet_core.api.openai import (
-    ChatRequest,
+from dnet_core.api.openai import ChatRequest
+from dnet_core.api.responses_request import ResponsesRequest
+from dnet_core.api.text_requests import (
     CompletionRequest,
     DetokenizeRequest,
+    EmbeddingRequest,
     TemplateRequest,
     TokenizeRequest,
 )
-from dnet_core.api.responses_request import ResponsesRequest
 from dnet_core.coordinator import Coordinator
 from tests.api.test_errors import error_of
 from tests.ring_tools import until_idle
@@ -76,6 +77,7 @@ ROUTES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "max_completion_tokens": 2},
     ),
     "/v1/completions": (CompletionRequest, {"prompt": "hi", "max_tokens": 1}),
+    "/v1/embeddings": (EmbeddingRequest, {"input": "hi"}),
     "/v1/responses": (ResponsesRequest, {"input": "hi", "max_output_tokens": 1}),
     "/tokenize": (TokenizeRequest, {"prompt": "hi"}),
     "/detokenize": (DetokenizeRequest, {"tokens": [1]}),
