@@ -117,6 +117,6 @@ def alone(part: Part) -> str:
     return json.dumps({"grammars": [part]}, ensure_ascii=False)
 
 
-def _with_options(schema: JsonDict, options: JsonDict) -> JsonDict:
+def _with_options(schema: JsonDict, options: Mapping[str, object]) -> JsonDict:
     own = schema.get("x-guidance")
     return {**schema, "x-guidance": {**options, **own} if isinstance(own, dict) else options}
