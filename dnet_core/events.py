@@ -33,6 +33,7 @@ class MemoryReported:
     peer: str
     active_bytes: int
     peak_bytes: int  # since its model was loaded
+    budget_bytes: int  # what models may take there
     memory_total_bytes: int  # of the machine
 
 

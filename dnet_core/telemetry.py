@@ -52,7 +52,11 @@ class Telemetry:
                     with suppress(DnetError):
                         status = await shard.describe()
                         report = MemoryReported(
-                            peer.name, status.active_bytes, status.peak_bytes, status.memory_total_bytes
+                            peer.name,
+                            status.active_bytes,
+                            status.peak_bytes,
+                            status.budget_bytes,
+                            status.memory_total_bytes,
                         )
                         if self._told.get(peer.name) != report:
                             self._told[peer.name] = report

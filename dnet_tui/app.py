@@ -16,7 +16,7 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.timer import Timer
@@ -25,6 +25,7 @@ from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
 from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
+from dnet_tui.activity import Activity, note
 from dnet_tui.chat import ChatSettings
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
@@ -32,7 +33,7 @@ from dnet_tui.pace import Pace, Timing
 from dnet_tui.screens.help import HelpScreen
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.chat_log import ChatLog
-from dnet_tui.widgets.device_list import DeviceList
+from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
 from dnet_tui.widgets.layer_strip import LayerStrip
 from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.widgets.status_line import StatusLine
@@ -46,7 +47,7 @@ class DnetApp(App[None], inherit_bindings=False):
 
     CSS_PATH = "styles/app.tcss"
     TITLE = "dnet"
-    HORIZONTAL_BREAKPOINTS = [(0, "-w0"), (40, "-w40"), (60, "-w60"), (120, "-w120")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-w0"), (40, "-w40"), (60, "-w60"), (120, "-w120"), (160, "-w160")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-h0"), (10, "-h10"), (16, "-h16"), (30, "-h30")]  # noqa: RUF012
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +93,9 @@ class DnetApp(App[None], inherit_bindings=False):
         """Why the app ended by itself, in one line for the terminal it leaves."""
         self._status = StatusLine(badge)
         self._strip = LayerStrip(id="strip")
-        self._devices = DeviceList()
+        self._activity = Activity()
+        self._devices = ClusterPanel(self._timing)
+        self._side = SidePanel(self._timing)
         self.conversation = Conversation(self._ring, settings, self._timing)
 
     def compose(self) -> ComposeResult:
@@ -100,9 +103,9 @@ class DnetApp(App[None], inherit_bindings=False):
         yield self._strip
         yield Static("Too small: the ring needs 40x10", id="room")
         with Horizontal(id="body"):
-            with VerticalScroll(self._devices, id="devices") as side:
-                side.can_focus = False
+            yield self._devices
             yield self.conversation
+            yield self._side
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -145,6 +148,10 @@ class DnetApp(App[None], inherit_bindings=False):
             self._cluster = None
 
     def _note(self, event: Event) -> None:
+        self._activity = note(self._activity, event, self._timing.now())
+        self._fold(event)
+
+    def _fold(self, event: Event) -> None:
         self._seen = fold(self._seen, event, self._timing.clock())
         self._view_pace.ask()
 
@@ -161,10 +168,10 @@ class DnetApp(App[None], inherit_bindings=False):
             loaded = await cluster.load(self._model)
         except DnetError as error:
             self.conversation.refuse(str(error))
-            self._note(LoadFailed(self._model, str(error)))
+            self._fold(LoadFailed(self._model, str(error)))
         else:
             if self._seen.plan != loaded.plan or isinstance(self._seen.model, Loading):
-                self._note(ModelLoaded(loaded.plan, 0.0))
+                self._fold(ModelLoaded(loaded.plan, 0.0))
             self._is_loading = False
             self.conversation.resume()
         finally:
@@ -188,7 +195,8 @@ class DnetApp(App[None], inherit_bindings=False):
         self.view = self._seen
 
     def watch_view(self, view: ClusterView) -> None:
-        self._status.view = self._strip.view = self._devices.view = view
+        self._status.view = self._strip.view = self._devices.view = self._side.view = view
+        self._side.log_lines = self._activity.lines
         self.conversation.is_ready = isinstance(view.model, Ready)
         self.conversation.problem = view.model.message if isinstance(view.model, Unusable) else None
         self._sync_ticker()
@@ -231,8 +239,7 @@ class DnetApp(App[None], inherit_bindings=False):
         if self.conversation.shows_chat:
             self.conversation.page(direction)
             return
-        devices = self.query_one("#devices", VerticalScroll)
-        (devices.scroll_page_up if direction < 0 else devices.scroll_page_down)(animate=False)
+        (self._devices.scroll_page_up if direction < 0 else self._devices.scroll_page_down)(animate=False)
 
     def action_help(self) -> None:
         groups = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -20,9 +21,11 @@ class Timing:
 
     stream_s: float = 1 / 15
     view_s: float = 1 / 8
+    panels_s: float = 1 / 2
     tick_s: float | None = 1 / 8  # None: the spinner stands still
     blink: bool = True
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = datetime.now  # of the day, for people
 
 
 class SetTimer(Protocol):

@@ -106,16 +106,22 @@ ModelState = NoModel | Preparing | Fetching | Loading | Ready | Unusable
 
 @dataclass(frozen=True, slots=True)
 class StageSplit:
-    """Mean seconds of one device per token, and the share of the lap in which it computed."""
+    """Mean seconds of one device per token, and the share of the token in which it computed.
+
+    `queue_s` is spent behind other answers. Reads overlap all of it: `read_s` is how long the disk was busy.
+    """
 
     compute_s: float
     disk_s: float
     network_s: float
+    queue_s: float
     busy: float
+    read_bytes: float
+    read_s: float
 
     @property
     def total_s(self) -> float:
-        return self.compute_s + self.disk_s + self.network_s
+        return self.compute_s + self.disk_s + self.network_s + self.queue_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,16 +351,38 @@ def loaded_layers(model: ModelState) -> frozenset[int]:
 def stage_splits(view: ClusterView) -> dict[str, StageSplit]:
     """Mean stage times per device over the recent laps; a device of which nothing is known is absent."""
     sums: dict[str, list[float]] = {}
-    lap_s = 0.0
     for lap in view.laps:
         for stage in lap.stages:
-            total = sums.setdefault(stage.peer, [0.0, 0.0, 0.0])
-            total[0] += stage.compute_s
-            total[1] += stage.disk_wait_s
-            total[2] += stage.wire_s
-            lap_s += stage.queue_s + stage.compute_s + stage.disk_wait_s + stage.wire_s
+            parts = (
+                stage.compute_s,
+                stage.disk_wait_s,
+                stage.wire_s,
+                stage.queue_s,
+                stage.read_bytes,
+                stage.read_s,
+            )
+            total = sums.setdefault(stage.peer, [0.0] * len(parts))
+            for index, part in enumerate(parts):
+                total[index] += part
+    lap_s = sum(sum(total[:4]) for total in sums.values())
     n = len(view.laps)
     return {
-        peer: StageSplit(compute / n, disk / n, wire / n, compute / lap_s if lap_s else 0.0)
-        for peer, (compute, disk, wire) in sums.items()
+        peer: StageSplit(
+            compute / n,
+            disk / n,
+            wire / n,
+            queue / n,
+            compute / lap_s if lap_s else 0.0,
+            read / n,
+            read_s / n,
+        )
+        for peer, (compute, disk, wire, queue, read, read_s) in sums.items()
     }
+
+
+def stage_history(view: ClusterView, name: str) -> tuple[float, ...]:
+    """Seconds of the device `name` in each of the recent laps, oldest first."""
+    return tuple(
+        sum(s.compute_s + s.disk_wait_s + s.wire_s + s.queue_s for s in lap.stages if s.peer == name)
+        for lap in view.laps
+    )

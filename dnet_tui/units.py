@@ -26,6 +26,46 @@ def progress_bytes_text(done_bytes: int, total_bytes: int) -> str:
     return f"{done_bytes / scale:.{digits}f}/{total_bytes / scale:.{digits}f} {_BYTE_UNITS[power]}"
 
 
+def bytes_text(num_bytes: float) -> str:
+    """`812 MB`, `4.5 GB`, `132 GB`: at most three figures (powers of 1000)."""
+    power = 0
+    while num_bytes >= 999.5 and power < len(_BYTE_UNITS) - 1:
+        num_bytes /= 1000
+        power += 1
+    digits = 1 if num_bytes < 9.95 and power > 0 else 0
+    return f"{num_bytes:.{digits}f} {_BYTE_UNITS[power]}"
+
+
+def flops_text(flops_per_s: float) -> str:
+    """`27.2 TFLOPS`, `48 GFLOPS`."""
+    if flops_per_s >= 0.995e12:
+        return f"{flops_per_s / 1e12:.1f} TFLOPS"
+    return f"{flops_per_s / 1e9:.0f} GFLOPS"
+
+
+def hop_text(seconds: float) -> str:
+    """A short time with its unit: `85 µs`, `0.30 ms`, `4.1 ms`, `52 ms`, `1.2 s`."""
+    ms = seconds * 1000
+    if ms < 0.0995:
+        return f"{ms * 1000:.0f} µs"
+    if ms < 0.995:
+        return f"{ms:.2f} ms"
+    if ms < 9.95:
+        return f"{ms:.1f} ms"
+    return f"{ms:.0f} ms" if ms < 999.5 else seconds_text(seconds)
+
+
+def medium_text(medium: str) -> str:
+    """What a link runs over, as people call it."""
+    names = {
+        "thunderbolt": "Thunderbolt",
+        "ethernet": "Ethernet",
+        "wifi": "Wi-Fi",
+        "loopback": "this machine",
+    }
+    return names.get(medium, "unknown link")
+
+
 def seconds_text(seconds: float) -> str:
     """`0.42 s`, `1.9 s`, `75 s`."""
     if seconds < 0.995:

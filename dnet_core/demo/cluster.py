@@ -291,7 +291,8 @@ class DemoCluster:
         for device in placed.prepared.request.devices if placed.prepared is not None else ():
             if device.peer in held:
                 size = held[device.peer]
-                self.tell(MemoryReported(device.peer, size, size, device.memory_total_bytes))
+                budget = device.memory_budget_bytes
+                self.tell(MemoryReported(device.peer, size, size, budget, device.memory_total_bytes))
 
     async def unload(self) -> None:
         async with self._changing:

@@ -1,150 +1,132 @@
-"""The devices: one row each where there is width, a small card each beside the chat."""
+"""The devices: cards beside the chat, two lines each or one where they are many; a table where it is wide.
+
+j k up down choose, enter or a click opens, x plans without the device.
+"""
 
 from __future__ import annotations
 
-from rich.style import Style
-from textual.geometry import Size
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.events import Click
+from textual.geometry import Region
+from textual.message import Message
 from textual.reactive import reactive
-from textual.strip import Strip
 from textual.widget import Widget
 
-from dnet_core.types.devices import PeerSource
-from dnet_core.types.ring import Assignment
-from dnet_tui.look import Look, fg, look_of
-from dnet_tui.state import ClusterView, Device, StageSplit, assignment_of, letters, stage_splits
-from dnet_tui.units import layers_text, ms_text
-from dnet_tui.widgets.paint import Piece, row, two_sides
+from dnet_tui.figures import device_figures
+from dnet_tui.look import Look
+from dnet_tui.widgets.device_card import Card, table_heading, table_row
+from dnet_tui.widgets.panel import Line, Panel
 
 _TABLE_WIDTH = 60
 """From this width on devices are rows of a table."""
-_CARD_LINES = 6
+_MOST_CARDS, _MOST_TWO_LINES = 5, 12
 
 
-class DeviceList(Widget):
-    """Paints the devices of `view`."""
+class DeviceList(Panel, can_focus=True):
+    """Paints the devices of `view`; `cursor` is the chosen one while it has the focus."""
 
     DEFAULT_CSS = "DeviceList { height: auto; }"
 
-    view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Device above", show=False, id="devices.up"),
+        Binding("down,j", "move(1)", "Device below", show=False, id="devices.down"),
+        Binding("home,g", "move(-1000)", "First device", show=False, id="devices.first"),
+        Binding("end,G", "move(1000)", "Last device", show=False, id="devices.last"),
+        Binding("enter", "open", "Open", id="devices.open", tooltip="Everything known of the device"),
+        Binding("x", "leave_out", "Plan without", id="devices.leave_out", tooltip="Plan without the device"),
+    ]
 
-    def watch_view(self, old: ClusterView, new: ClusterView) -> None:
-        self.refresh(layout=_num_shown(old) != _num_shown(new))
+    cursor: reactive[int] = reactive(0, init=False, repaint=False)
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        shown = _num_shown(self.view)
-        return max(1, shown + 1 if width >= _TABLE_WIDTH else shown * _CARD_LINES)
+    @dataclass
+    class Opened(Message):
+        """A device is to be shown in full."""
 
-    def render_line(self, y: int) -> Strip:
-        width, base = self.content_size.width, self.rich_style
-        look = look_of(self.app.current_theme, self.app.theme_variables)
-        named = letters(self.view)
-        if not named:
-            return row([("no devices yet", look.dim)] if y == 0 else [], width, base)
-        table = width >= _TABLE_WIDTH
-        if table and y == 0:
-            return row([(_heading(width), look.dim)], width, base)
-        index, line = (y - 1, 0) if table else divmod(y, _CARD_LINES)
-        if index >= len(named):
-            return Strip.blank(width, base)
-        name = list(named)[index]
-        card = _Card(self.view, name, named[name], fg(look.device(index), bold=True), look)
-        return row(card.as_row(width), width, base) if table else card.line(line, width, base)
+        name: str
 
+    @dataclass
+    class LeftOut(Message):
+        """A plan without this device is to be shown."""
 
-def _num_shown(view: ClusterView) -> int:
-    return len(letters(view))
+        name: str
 
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002  as Widget calls it
+        super().__init__(id)
+        self._spans: list[tuple[str, int, int]] = []  # name, first line, line after the last
 
-def _heading(width: int) -> str:
-    where = f"{'address':<22}" if width >= 100 else ""
-    return f"{'device':<18}{'layers':<14}{'compute':>9}{'disk':>7}{'network':>9}  ms/tok {'busy':>5}  {where}"
+    def lines(self, width: int, room: int, look: Look) -> list[Line]:
+        figures = device_figures(self.view)
+        self._spans = []
+        if not figures:
+            return [[("  no devices yet", look.dim)]]
+        longest_s = max((f.split.total_s for f in figures if f.split is not None), default=0.0)
+        chosen = min(self.cursor, len(figures) - 1) if self.has_focus else -1
+        cards = [Card(f, longest_s, look, selected=f.index == chosen) for f in figures]
+        form = _form(len(cards), width, room)
+        lines = [table_heading(width, look)] if width >= _TABLE_WIDTH else []
+        apart = form is Card.two_lines and 3 * len(cards) <= room
+        for card in cards:
+            painted = form(card, width)
+            self._spans.append((card.figures.name, len(lines), len(lines) + len(painted)))
+            lines += [*painted, []] if apart else painted
+        return lines
 
-
-class _Card:
-    """The facts of one device, as one row or as a few lines."""
-
-    def __init__(self, view: ClusterView, name: str, letter: str, style: Style, look: Look) -> None:
-        self._name = name
-        self._letter = letter
-        self._style = style
-        self._look = look
-        self._device: Device | None = next((d for d in view.devices if d.peer.name == name), None)
-        self._assignment: Assignment | None = assignment_of(view, name)
-        self._split: StageSplit | None = stage_splits(view).get(name)
-        self._longest_s = max((split.total_s for split in stage_splits(view).values()), default=0.0)
+    # --- choosing ---------------------------------------------------------------------------------------
 
     @property
-    def _lost(self) -> str | None:
-        return self._device.lost if self._device is not None else None
+    def chosen(self) -> str | None:
+        """The device under the cursor."""
+        if not self._spans:
+            return None
+        return self._spans[min(self.cursor, len(self._spans) - 1)][0]
 
-    def as_row(self, width: int) -> list[Piece]:
-        style = self._look.bad if self._lost else self._style
-        pieces: list[Piece] = [(f"{self._letter} {self._name}"[:17].ljust(18), style)]
-        if self._lost:
-            return [*pieces, (f"lost: {self._lost}", self._look.bad)]
-        pieces.append((self._windows()[:13].ljust(14), self._look.text))
-        if self._split is None:
-            pieces.append((f"{'–':>9}{'–':>7}{'–':>9}{'–':>8}{'–':>6}", self._look.dim))
-        else:
-            s = self._split
-            times = f"{ms_text(s.compute_s):>9}{ms_text(s.disk_s):>7}{ms_text(s.network_s):>9}"
-            times += f"{ms_text(s.total_s):>8}"
-            pieces.append((f"{times}{s.busy:>6.0%}", self._look.text))
-        if width >= 100:
-            pieces.append((f"  {self._where()}", self._look.dim))
-        return pieces
+    def on_focus(self) -> None:
+        self.repaint()
 
-    def line(self, line: int, width: int, base: Style) -> Strip:
-        """Return one of the card's lines."""
-        name: list[Piece] = [(f"{self._letter} {self._name}", self._look.bad if self._lost else self._style)]
-        match line:
-            case 0:
-                busy = [(f"{self._split.busy:.0%} busy", self._look.dim)] if self._split else []
-                return two_sides(name, list[Piece](busy), width, base)
-            case 1 if self._lost:
-                return row([(f"  lost: {self._lost}", self._look.bad)], width, base)
-            case 1:
-                return row([(f"  {self._layers()}", self._look.text)], width, base)
-            case 2:
-                return row(self._bar(width - 14), width, base)
-            case 3:
-                return row([(f"  {self._times()}", self._look.dim)], width, base)
-            case 4:
-                return row([(f"  {self._where()}", self._look.dim)], width, base)
-            case _:
-                return Strip.blank(width, base)
+    def on_blur(self) -> None:
+        self.repaint()
 
-    def _windows(self) -> str:
-        if self._assignment is None:
-            return "not in ring"
-        return " ".join(layers_text(w.start, w.stop) for w in self._assignment.windows)
+    def watch_cursor(self) -> None:
+        self.repaint()
+        if self._spans and isinstance(self.parent, Widget):
+            _, first, stop = self._spans[min(self.cursor, len(self._spans) - 1)]
+            self.parent.scroll_to_region(Region(0, first, 1, stop - first), animate=False)
 
-    def _layers(self) -> str:
-        if self._assignment is None:
-            return "no layers: not in the ring"
-        disk = f" + {len(self._assignment.streamed)} from disk" if self._assignment.streamed else ""
-        return f"L{self._windows()} · {len(self._assignment.resident)} in memory{disk}"
+    def action_move(self, step: int) -> None:
+        self.cursor = max(0, min(len(self._spans) - 1, self.cursor + step))
 
-    def _bar(self, cells: int) -> list[Piece]:
-        """Time per token against the slowest device: compute solid, disk ▒, network ░."""
-        if self._split is None or not self._longest_s:
-            return [("  no token measured yet", self._look.dim)]
-        s = self._split
-        parts = (s.compute_s, s.compute_s + s.disk_s, s.total_s)
-        ends = [round(cells * part / self._longest_s) for part in parts]
-        bar = "█" * ends[0] + "▒" * (ends[1] - ends[0]) + "░" * (ends[2] - ends[1])
-        return [("  ", Style()), (bar, self._style), (f" {ms_text(s.total_s)} ms/tok", self._look.text)]
+    def action_open(self) -> None:
+        if self.chosen is not None:
+            self.post_message(self.Opened(self.chosen))
 
-    def _times(self) -> str:
-        if self._split is None:
-            return ""
-        s = self._split
-        return f"compute {ms_text(s.compute_s)} disk {ms_text(s.disk_s)} net {ms_text(s.network_s)} ms"
+    def action_leave_out(self) -> None:
+        if self.chosen is not None:
+            self.post_message(self.LeftOut(self.chosen))
 
-    def _where(self) -> str:
-        if self._device is None:
-            return "not seen"
-        peer = self._device.peer
-        if peer.source is PeerSource.LOCAL:
-            return "this device"
-        return f"{peer.target} · found by {peer.source}"
+    def on_click(self, event: Click) -> None:
+        y = event.get_content_offset_capture(self).y
+        for index, (name, first, stop) in enumerate(self._spans):
+            if first <= y < stop:
+                self.cursor = index
+                self.post_message(self.Opened(name))
+
+
+def _form(count: int, width: int, room: int) -> Callable[[Card, int], list[Line]]:
+    """The roomiest form in which `count` devices fit `room` lines."""
+    if width >= _TABLE_WIDTH:
+        return lambda card, cells: [table_row(card, cells)]
+    if count > _MOST_TWO_LINES:
+        return lambda card, cells: [card.narrow_row(cells)]
+    if count > _MOST_CARDS:
+        return Card.two_lines
+    if count * 8 <= room:
+        return lambda card, cells: card.bordered(cells, tall=True)
+    if count * 7 <= room:
+        return lambda card, cells: card.bordered(cells, tall=False)
+    if count * 6 <= room:
+        return lambda card, cells: card.plain(cells, tall=False)
+    return Card.two_lines

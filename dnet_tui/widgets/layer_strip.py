@@ -3,19 +3,23 @@
     AAAAAAAAAAAAAABBBBBBBBBBBBBBB    two half-cells per cell: half-cell h of 2W shows layer h * N // 2W
     A shard-1 0–14 B shard-2 15–29   every window is named where it starts, as far as there is room
 
-Resident solid, streamed `▒`, not loaded `·`, of a lost device `╳`; loading fills it from the left. Without
-colour the device's letter stands in every cell.
+Resident solid, streamed `▒`, not loaded `·`, of a lost device `╳`; loading fills it from the left. A device
+is the brighter the more of the last laps it computed, its streamed layers the more its disk read. Without
+colour the device's letter stands in every cell. The layer under the mouse, or under the cursor while the
+strip has the focus, is named in the second row; enter or a click opens its device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.style import Style
+from textual.binding import Binding, BindingType
 from textual.color import Color
-from textual.events import Leave, MouseMove
+from textual.events import Blur, Click, Focus, Leave, MouseMove
 from textual.geometry import Size
 from textual.reactive import reactive
 from textual.strip import Strip
@@ -24,10 +28,12 @@ from textual.widget import Widget
 from dnet_core.types.ring import RingPlan
 from dnet_tui.look import Look, fg, look_of
 from dnet_tui.state import ClusterView, assignment_of, letters, loaded_layers, stage_splits
-from dnet_tui.units import layers_text, ms_text
+from dnet_tui.units import bytes_text, layers_text, ms_text
+from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.paint import Piece, row
 
 _REST = 0.68  # how much of its colour a device at rest shows; the one that computes all the time shows all
+_DRIFT = 3  # how far from its window a letter may stand, in cells
 _SHADE = 0.05  # neighbouring layers differ by this much when every layer has a cell
 
 
@@ -65,25 +71,69 @@ def half_cells(view: ClusterView, plan: RingPlan, width: int) -> list[HalfCell]:
     return [of_layer[half * plan.num_layers // (2 * width)] for half in range(2 * width)]
 
 
-class LayerStrip(Widget):
-    """Paints `view` in two rows; the layer under the mouse is named in the second."""
+class LayerStrip(Widget, can_focus=True):
+    """Paints `view` in two rows; `hovered` and `cursor` are layers, the mouse goes first."""
 
     DEFAULT_CSS = "LayerStrip { height: 2; padding: 0 1; }"
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "move(-1)", "Layer before", show=False, id="strip.left"),
+        Binding("right,l", "move(1)", "Layer after", show=False, id="strip.right"),
+        Binding("home,g", "move(-100000)", "First layer", show=False, id="strip.first"),
+        Binding("end,G", "move(100000)", "Last layer", show=False, id="strip.last"),
+        Binding("enter", "open", "Open", id="strip.open", tooltip="Everything known of the layer's device"),
+    ]
+
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     hovered: reactive[int | None] = reactive(None, init=False)
+    cursor: reactive[int] = reactive(0, init=False)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return 2
 
-    def on_mouse_move(self, event: MouseMove) -> None:
+    @property
+    def _named(self) -> int | None:
+        """The layer that the second row names."""
+        plan = self.view.plan
+        if plan is None:
+            return None
+        layer = self.hovered if self.hovered is not None else self.cursor if self.has_focus else None
+        return None if layer is None else min(layer, plan.num_layers - 1)
+
+    def _layer_at(self, x: int) -> int | None:
         plan, width = self.view.plan, self.content_size.width
-        x = event.get_content_offset_capture(self).x
-        known = plan is not None and 0 <= x < width
-        self.hovered = 2 * x * plan.num_layers // (2 * width) if known and plan is not None else None
+        if plan is None or not 0 <= x < width:
+            return None
+        return 2 * x * plan.num_layers // (2 * width)
+
+    def on_mouse_move(self, event: MouseMove) -> None:
+        self.hovered = self._layer_at(event.get_content_offset_capture(self).x)
 
     def on_leave(self, event: Leave) -> None:
         self.hovered = None
+
+    def on_focus(self, event: Focus) -> None:
+        self.refresh()
+
+    def on_blur(self, event: Blur) -> None:
+        self.refresh()
+
+    def on_click(self, event: Click) -> None:
+        layer = self._layer_at(event.get_content_offset_capture(self).x)
+        if layer is not None:
+            self.cursor = layer
+            self.action_open()
+
+    def action_move(self, step: int) -> None:
+        plan = self.view.plan
+        if plan is not None:
+            self.cursor = max(0, min(plan.num_layers - 1, self.cursor + step))
+
+    def action_open(self) -> None:
+        plan = self.view.plan
+        if plan is not None:
+            layer = min(self.cursor, plan.num_layers - 1)
+            self.post_message(DeviceList.Opened(owner_of(plan, layer)))
 
     def render_line(self, y: int) -> Strip:
         look = look_of(self.app.current_theme, self.app.theme_variables)
@@ -93,8 +143,8 @@ class LayerStrip(Widget):
             pieces: list[Piece] = [("·" * width if y == 0 else "no layers loaded", look.dim)]
         elif y == 0:
             pieces = self._bar(plan, width, look)
-        elif self.hovered is not None and self.hovered < plan.num_layers:
-            pieces = [(self._detail(plan, self.hovered), look.text)]
+        elif self._named is not None:
+            pieces = [(layer_text(self.view, plan, self._named), look.text)]
         else:
             pieces = self._labels(plan, width, look)
         return row(pieces, width, base)
@@ -106,26 +156,30 @@ class LayerStrip(Widget):
         names = list(letters(self.view).values())
         plain = self.app.no_color
         shaded = 2 * width >= 2 * plan.num_layers
-        colors = self._colors(look)
+        paint = _Paint(self._glows(), look, shaded)
+        at = self._named * width // plan.num_layers if self._named is not None and self.has_focus else None
         pieces: list[Piece] = []
         for x in range(width):
             left, right = halves[2 * x], halves[2 * x + 1]
-            if plain:
+            if x == at:
+                pieces.append(("▼", fg(look.foreground, bold=True)))
+            elif plain:
                 pieces.append((_plain_glyph(left, names), Style()))
             else:
-                pieces.append(_colored_cell(left, right, colors, look, shaded=shaded))
+                pieces.append(paint.cell(left, right))
         return pieces
 
-    def _colors(self, look: Look) -> list[Color]:
-        """One colour per device, brighter the larger its share of the recent laps."""
-        busy = stage_splits(self.view) if self.view.sessions else {}
-        colors: list[Color] = []
-        for index, name in enumerate(letters(self.view)):
-            share = busy[name].busy if name in busy else 0.0
-            color = look.device(index)
-            glow = _REST + (1 - _REST) * min(1.0, share)
-            colors.append(color if look.is_ansi else look.background.blend(color, glow))
-        return colors
+    def _glows(self) -> list[tuple[float, float]]:
+        """Of each device, how much of its colour its resident and its streamed layers show."""
+        splits = stage_splits(self.view) if self.view.sessions else {}
+        token_s = sum(split.total_s for split in splits.values())
+        glows = []
+        for name in letters(self.view):
+            split = splits.get(name)
+            computing = split.busy if split is not None else 0.0
+            reading = split.read_s / token_s if split is not None and token_s else 0.0
+            glows.append(tuple(_REST + (1 - _REST) * min(1.0, share) for share in (computing, reading)))
+        return [(resident, streamed) for resident, streamed in glows]
 
     # --- the words under it ---------------------------------------------------------------------------
 
@@ -136,7 +190,7 @@ class LayerStrip(Widget):
         pieces: list[Piece] = []
         used = 0
         for index, (window, peer) in enumerate(plan.path):
-            start = max(starts[index], used)
+            start = max(starts[index], used + (index > 0))
             room = (starts[index + 1] - 1 if index + 1 < len(starts) else width) - start
             assignment = assignment_of(self.view, peer)
             num_streamed = sum(1 for x in assignment.streamed if x in window) if assignment else 0
@@ -144,7 +198,10 @@ class LayerStrip(Widget):
             choices = [f"{named[peer]} {peer} {span}", f"{named[peer]} {span}", named[peer]]
             if num_streamed:
                 choices.insert(0, f"{choices[0]} ({num_streamed} disk)")
-            label = next((text for text in choices if cell_len(text) <= room), "")
+            short = named[peer] if start - starts[index] <= _DRIFT else ""  # pushed aside by those before
+            label = next((text for text in choices if cell_len(text) <= room), short)
+            if not label or start + cell_len(label) > width:
+                continue
             lost = peer in self.view.lost_in_ring
             pieces += [
                 (" " * (start - used), Style()),
@@ -153,18 +210,30 @@ class LayerStrip(Widget):
             used = start + cell_len(label)
         return pieces
 
-    def _detail(self, plan: RingPlan, layer: int) -> str:
-        peer = next(peer for window, peer in plan.path if layer in window)
-        assignment = assignment_of(self.view, peer)
-        if peer in self.view.lost_in_ring:
-            how = "device lost"
-        elif layer not in loaded_layers(self.view.model):
-            how = "not loaded yet"
-        else:
-            how = "streamed from disk" if assignment and layer in assignment.streamed else "in memory"
-        split = stage_splits(self.view).get(peer)
-        speed = f" · device computes {ms_text(split.compute_s)} ms per token" if split else ""
-        return f"L{layer} · {letters(self.view)[peer]} {peer} · {how}{speed}"
+
+def owner_of(plan: RingPlan, layer: int) -> str:
+    return next(peer for window, peer in plan.path if layer in window)
+
+
+def layer_text(view: ClusterView, plan: RingPlan, layer: int) -> str:
+    """`L84 · C mini · streamed · 1.4 GB · last turn 24.1 ms for 12 layers`, as far as it is known."""
+    slot = next(i for i, (window, _) in enumerate(plan.path) if layer in window)
+    window, peer = plan.path[slot]
+    assignment = assignment_of(view, peer)
+    if peer in view.lost_in_ring:
+        how = "device lost"
+    elif layer not in loaded_layers(view.model):
+        how = "not loaded yet"
+    else:
+        how = "streamed" if assignment is not None and layer in assignment.streamed else "in memory"
+    parts = [f"L{layer}", f"{letters(view)[peer]} {peer}", how]
+    if view.facts is not None and view.facts.model.model == plan.model:
+        parts.append(bytes_text(view.facts.model.layers[layer].weight_bytes))
+    if view.laps and len(view.laps[-1].stages) == len(plan.path):
+        stage = view.laps[-1].stages[slot]
+        took = ms_text(stage.compute_s + stage.disk_wait_s)
+        parts.append(f"last turn {took} ms for {len(window)} layer{'s' * (len(window) > 1)}")
+    return " · ".join(parts)
 
 
 def _plain_glyph(half: HalfCell, names: list[str]) -> str:
@@ -179,23 +248,39 @@ def _plain_glyph(half: HalfCell, names: list[str]) -> str:
             return "╳"
 
 
-def _colored_cell(left: HalfCell, right: HalfCell, colors: list[Color], look: Look, *, shaded: bool) -> Piece:
-    def color(half: HalfCell) -> Color:
-        own = colors[half.owner]
-        return own.darken(_SHADE) if shaded and half.layer % 2 and own.ansi is None else own
+@dataclass(frozen=True, slots=True)
+class _Paint:
+    """Cells in colour. `glows` are how bright each device's resident and streamed layers are."""
 
-    match left.fill:
-        case Fill.RESIDENT if right.fill is Fill.RESIDENT:
-            if color(left) == color(right):
-                return " ", Style(bgcolor=color(left).rich_color)
-            return "▌", Style(color=color(left).rich_color, bgcolor=color(right).rich_color)
-        case Fill.RESIDENT:
-            mixed = right.fill is Fill.STREAMED and not look.is_ansi
-            ground = look.background.blend(color(right), 0.4) if mixed else None
-            return "▌", Style(color=color(left).rich_color, bgcolor=ground.rich_color if ground else None)
-        case Fill.STREAMED:
-            return "▒", fg(color(left))
-        case Fill.EMPTY:
-            return "·", fg(color(left))
-        case Fill.LOST:
-            return "╳", look.bad
+    glows: list[tuple[float, float]]
+    look: Look
+    shaded: bool  # neighbouring layers differ a little
+
+    def _color(self, half: HalfCell) -> Color:
+        own = self.look.device(half.owner)
+        if self.look.is_ansi:
+            return own
+        streamed = half.fill is Fill.STREAMED
+        own = self.look.background.blend(own, self.glows[half.owner][streamed])
+        return own.darken(_SHADE) if self.shaded and half.layer % 2 else own
+
+    def cell(self, left: HalfCell, right: HalfCell) -> Piece:
+        color = self._color(left).rich_color
+        match left.fill:
+            case Fill.RESIDENT if right.fill is Fill.RESIDENT:
+                other = self._color(right).rich_color
+                return (
+                    (" ", Style(bgcolor=color))
+                    if color == other
+                    else ("▌", Style(color=color, bgcolor=other))
+                )
+            case Fill.RESIDENT:
+                mixed = right.fill is Fill.STREAMED and not self.look.is_ansi
+                ground = self.look.background.blend(self._color(right), 0.4).rich_color if mixed else None
+                return "▌", Style(color=color, bgcolor=ground)
+            case Fill.STREAMED:
+                return "▒", Style(color=color)
+            case Fill.EMPTY:
+                return "·", Style(color=color)
+            case Fill.LOST:
+                return "╳", self.look.bad

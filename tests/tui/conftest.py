@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import pytest
 import pytest_textual_snapshot  # type: ignore[import-untyped]
@@ -19,6 +20,7 @@ from tests.fake_coordinator import FakeCoordinator
 # pytest-textual-snapshot 1.1.0 names it as an older syrupy did
 pytest_textual_snapshot.SVGImageExtension.file_extension = "svg"
 
+NOON = datetime(2026, 1, 5, 12)  # noqa: DTZ001  a time of day, for people
 MODEL = "smollm2-135m-instruct"
 
 
@@ -29,7 +31,15 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_app(fake: FakeCoordinator, *, settings: ChatSettings | None = None) -> DnetApp:
-    timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=lambda: fake.gate.now_s)
+    timing = Timing(
+        stream_s=0,
+        view_s=0,
+        panels_s=0,
+        tick_s=None,
+        blink=False,
+        clock=lambda: fake.gate.now_s,
+        now=lambda: NOON + timedelta(seconds=fake.gate.now_s),
+    )
     return DnetApp(lambda: fake, MODEL, settings or ChatSettings(), timing)
 
 

@@ -233,7 +233,7 @@ async def test_the_cluster_list_shows_where_a_token_spends_its_time(open_desk: O
         await desk.pilot.pause()
         rows = desk.screen_text().splitlines()
         row = next(line for line in rows if "B shard-2" in line and "15–29" in line and "%" in line)
-        assert row.split() == ["B", "shard-2", "15–29", "31.9", "0.0", "0.6", "32.5", "49%"]
+        assert row.split() == ["B", "shard-2", "L15–29", "–", "32.6", "31.9", "0.0", "0.6", "49%"]
         await desk.pilot.press("ctrl+l")
         await desk.pilot.pause()
         assert "Paris" in desk.screen_text()

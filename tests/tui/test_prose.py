@@ -7,9 +7,8 @@ import random
 import pytest
 from textual.color import Color
 
-from dnet_tui.blocks import Renderer, printable
 from dnet_tui.look import Look
-from dnet_tui.prose import Prose
+from dnet_tui.prose import Prose, Renderer, printable
 
 LOOK = Look(
     dark=True,

@@ -123,9 +123,9 @@ def test_a_session_is_followed_from_prompt_to_last_token() -> None:
 
 
 def test_memory_is_what_the_device_told_last() -> None:
-    view = after(PeerJoined(peer("x")), MemoryReported("x", 5, 7, 16), MemoryReported("x", 6, 7, 16))
-    assert view.devices[0].memory == MemoryReported("x", 6, 7, 16)
-    assert after(MemoryReported("y", 1, 1, 1), view=view) == view, "of a device that nobody has seen"
+    view = after(PeerJoined(peer("x")), MemoryReported("x", 5, 7, 12, 16), MemoryReported("x", 6, 7, 12, 16))
+    assert view.devices[0].memory == MemoryReported("x", 6, 7, 12, 16)
+    assert after(MemoryReported("y", 1, 1, 1, 1), view=view) == view, "of a device that nobody has seen"
 
 
 def test_only_recent_laps_are_kept() -> None:
