@@ -13,36 +13,34 @@ from dnet_core.types.generation import (
     Resumed,
     TokenText,
 )
-from dnet_tui.chat import Answering, Failed, Finished, Phase, Reading, Recovering, Stopped, Turn
+from dnet_tui.chat import Answering, Failed, Finished, Phase, Reading, Recovering, Reply, Stopped, Thought
 
 
 class LiveAnswer:
-    """Hears the events of one answer and tells the turn as it stands. Owned by the worker that reads them."""
+    """Hears the events of one answer and tells the reply as it stands. Owned by one worker."""
 
-    def __init__(self, index: int, prompt: str, clock: Callable[[], float]) -> None:
-        self.index = index  # of its turn
-        self._prompt = prompt
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._started_s = clock()
         self._first_s: float | None = None
         self._text = ""
+        self._thought = ""
+        self._num_thought_tokens = 0
+        self._thought_s = 0.0
+        self._last_position = -1
         self._num_tokens = 0
-        self._phase: Phase = Reading(0, None)
+        self._phase: Phase = Reading(0, None, None)
 
     def hear(self, event: GenerationEvent) -> None:
         match event:
             case PromptProgress(done_tokens=done, total_tokens=total):
-                self._phase = Reading(done, total)
-            case TokenText(text=text):
-                if self._first_s is None:
-                    self._first_s = self._clock()
-                self._text += text
-                self._num_tokens += 1
-                self._phase = self._answering(self._first_s)
+                self._phase = Reading(done, total, self._left_s(done, total))
+            case TokenText():
+                self._take(event)
             case Paused(lost=lost):
                 self._phase = Recovering(lost, self._num_tokens)
             case Resumed():
-                self._phase = Reading(0, None)
+                self._phase = Reading(0, None, None)
             case GenerationDone():
                 self._phase = Finished(event)
             case _:
@@ -55,8 +53,11 @@ class LiveAnswer:
         self._phase = Failed(message, self._num_tokens)
 
     @property
-    def turn(self) -> Turn:
-        return Turn(self._prompt, self._text, self._phase)
+    def reply(self) -> Reply:
+        thought = None
+        if self._num_thought_tokens:
+            thought = Thought(self._thought, self._num_thought_tokens, self._thought_s)
+        return Reply(self._text, self._phase, thought)
 
     @property
     def speeds(self) -> tuple[float | None, float | None]:
@@ -71,6 +72,24 @@ class LiveAnswer:
                 return last.ttft_s, last.tokens_per_s
             case _:
                 return None, None
+
+    def _take(self, event: TokenText) -> None:
+        now_s = self._clock()
+        if self._first_s is None:
+            self._first_s = now_s
+        is_new = event.position > self._last_position  # what is held back at the end comes with a token again
+        self._num_tokens += is_new
+        self._last_position = event.position
+        if event.thought or (self._thought and not self._text and not event.text):
+            self._num_thought_tokens += is_new
+            self._thought_s = now_s - self._first_s
+        self._thought += event.thought
+        self._text += event.text
+        self._phase = self._answering(self._first_s)
+
+    def _left_s(self, done: int, total: int) -> float | None:
+        """How long the rest of the prompt takes, if it is read as fast as the part before."""
+        return (self._clock() - self._started_s) * (total - done) / done if 0 < done < total else None
 
     def _answering(self, first_s: float) -> Answering:
         decoding_s = self._clock() - first_s

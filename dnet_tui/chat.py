@@ -6,7 +6,7 @@ Queued -> Reading -> Answering -> Finished | Stopped | Failed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dnet_core.types.generation import GenerationDone, GenerationRequest, Message, Role, SamplingParams
 
@@ -20,10 +20,11 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The ring reads the prompt; `total_tokens` is None until it has told how long the prompt is."""
+    """The ring reads the prompt; what it has not told yet is None."""
 
     done_tokens: int
     total_tokens: int | None
+    left_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,21 @@ Phase = Queued | Reading | Answering | Recovering | Finished | Stopped | Failed
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One question and its answer so far."""
+class Thought:
+    """What the model thought before its answer; `seconds` run until the answer begins."""
 
-    prompt: str
-    answer: str
+    text: str
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer so far; `thought` is None for a model that does not think."""
+
+    text: str
     phase: Phase
-
-    @property
-    def is_live(self) -> bool:
-        return isinstance(self.phase, Reading | Answering | Recovering)
+    thought: Thought | None = None
 
     @property
     def is_over(self) -> bool:
@@ -78,17 +84,66 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answers: more than one after `again`; number `shown` is the one that counts."""
+
+    prompt: str
+    replies: tuple[Reply, ...]
+    shown: int = 0
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.shown < len(self.replies), "a turn shows one of its replies"
+
+    @property
+    def reply(self) -> Reply:
+        return self.replies[self.shown]
+
+    @property
+    def answer(self) -> str:
+        return self.reply.text
+
+    @property
+    def phase(self) -> Phase:
+        return self.reply.phase
+
+    def with_reply(self, reply: Reply) -> Turn:
+        """The turn with the reply that is shown replaced."""
+        replies = (*self.replies[: self.shown], reply, *self.replies[self.shown + 1 :])
+        return replace(self, replies=replies)
+
+    def with_phase(self, phase: Phase) -> Turn:
+        return self.with_reply(replace(self.reply, phase=phase))
+
+    def again(self, phase: Phase) -> Turn:
+        """The turn with room for one more reply; those that say anything are kept."""
+        kept = tuple(reply for reply in self.replies if reply.text)
+        return Turn(self.prompt, (*kept, Reply("", phase)), len(kept))
+
+
+def asked(prompt: str, phase: Phase) -> Turn:
+    """A turn that nothing has answered yet."""
+    return Turn(prompt, (Reply("", phase),))
+
+
+@dataclass(frozen=True, slots=True)
 class ChatSettings:
-    """How this chat asks: the system prompt (None: the model's own) and the sampling."""
+    """How this chat asks: the system prompt (None: the model's own), the sampling, and whether to think.
+
+    `thinks` None leaves it to the model.
+    """
 
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, top_p=0.95))
     system: str | None = None
+    thinks: bool | None = None
 
 
-def request_for(turns: tuple[Turn, ...], settings: ChatSettings) -> GenerationRequest:
+def request_for(
+    turns: tuple[Turn, ...], settings: ChatSettings, thinking_switches: tuple[str, ...] = ()
+) -> GenerationRequest:
     """Ask for the answer to the last of `turns`; earlier turns without an answer are left out.
 
-    Left out, because a question followed by a question breaks most chat templates.
+    Left out, because a question followed by a question breaks most chat templates. What a model thought is
+    not told to it again. `thinking_switches` are the variables with which its template is told to think.
     """
     *earlier, last = turns
     messages = [Message(Role.SYSTEM, settings.system)] if settings.system else []
@@ -96,4 +151,5 @@ def request_for(turns: tuple[Turn, ...], settings: ChatSettings) -> GenerationRe
         if turn.answer:
             messages += [Message(Role.USER, turn.prompt), Message(Role.ASSISTANT, turn.answer)]
     messages.append(Message(Role.USER, last.prompt))
-    return GenerationRequest(messages=tuple(messages), sampling=settings.sampling)
+    switches = () if settings.thinks is None else tuple((name, settings.thinks) for name in thinking_switches)
+    return GenerationRequest(messages=tuple(messages), sampling=settings.sampling, template_kwargs=switches)

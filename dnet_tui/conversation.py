@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Protocol
 
 from textual import on, work
@@ -22,7 +21,7 @@ from textual.reactive import reactive
 from dnet_core.errors import DnetError
 from dnet_core.types.generation import GenerationEvent, GenerationRequest
 from dnet_tui.answer import LiveAnswer
-from dnet_tui.chat import ChatSettings, Failed, Queued, Reading, Turn, request_for
+from dnet_tui.chat import Answering, ChatSettings, Failed, Queued, Reading, Turn, asked, request_for
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
@@ -59,6 +58,7 @@ class Conversation(Vertical):
         self._settings = settings
         self._timing = timing
         self._answer: LiveAnswer | None = None
+        self._live = 0  # the turn that is being answered
         self._stream_pace = Pace(
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
         )
@@ -80,7 +80,7 @@ class Conversation(Vertical):
         """There will be no model: say why in the turn that waits for it, if there is one."""
         waiting = self._waiting
         if waiting is not None:
-            self.turns = (*self.turns[:-1], replace(waiting, phase=Failed(message, 0)))
+            self.turns = (*self.turns[:-1], waiting.with_phase(Failed(message, 0)))
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Conversation(Vertical):
         self.prompt.remember(message.text)
         self.prompt.put("")
         why = _WHEN_READY if self._answer is None else _WHEN_OVER
-        self.turns = (*self.turns, Turn(message.text, "", Queued(why)))
+        self.turns = (*self.turns, asked(message.text, Queued(why)))
         self.resume()
 
     def _send_waiting(self) -> None:
@@ -113,9 +113,9 @@ class Conversation(Vertical):
 
     def _ask(self, ring: Ring) -> None:
         """Ask `ring` for the answer to the last turn."""
-        turn = replace(self.turns[-1], answer="", phase=Reading(0, None))
-        self.turns = (*self.turns[:-1], turn)
-        self._answer = LiveAnswer(len(self.turns) - 1, turn.prompt, self._timing.clock)
+        self.turns = (*self.turns[:-1], self.turns[-1].again(Reading(0, None, None)))
+        self._answer = LiveAnswer(self._timing.clock)
+        self._live = len(self.turns) - 1
         self._chat.anchor()
         self.is_answering = True
         self._generate(ring, self._answer)
@@ -147,7 +147,9 @@ class Conversation(Vertical):
         answer = self._answer
         if answer is None:
             return
-        self.turns = (*self.turns[: answer.index], answer.turn, *self.turns[answer.index + 1 :])
+        live = self.turns[self._live].with_reply(answer.reply)
+        self.turns = (*self.turns[: self._live], live, *self.turns[self._live + 1 :])
+        self._chat.spin += 1
         self.speeds = answer.speeds
 
     def watch_turns(self, turns: tuple[Turn, ...]) -> None:
@@ -166,7 +168,8 @@ class Conversation(Vertical):
         self.prompt.is_ready = is_ready
 
     def watch_spin(self, spin: int) -> None:
-        if self._answer is not None:
+        # While tokens come, the spinner turns with them (`_show_answer`): one repaint instead of two.
+        if self._answer is not None and not isinstance(self.turns[self._live].phase, Answering):
             self._chat.spin = spin
 
     # --- what a person does -----------------------------------------------------------------------------
@@ -205,8 +208,7 @@ class Conversation(Vertical):
             self._ask(ring)
         elif self.problem is not None:
             if self.turns and self._waiting is None:
-                again = replace(self.turns[-1], answer="", phase=Queued(_WHEN_READY))
-                self.turns = (*self.turns[:-1], again)
+                self.turns = (*self.turns[:-1], self.turns[-1].again(Queued(_WHEN_READY)))
             self.post_message(self.NeedsModel())
         else:
             self.notify("Nothing to answer again yet.")

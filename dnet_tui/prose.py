@@ -1,10 +1,11 @@
 """Markdown to lines of cells, in one piece or as it streams.
 
 Textual's Markdown mounts a widget per block and re-mounts lists and quotes on every append. Here a document
-is plain lines: blocks that can no longer change are rendered once, an append renders only the last block.
+is plain lines: blocks that can no longer change are rendered once, an append renders only what is new in the
+last block (`dnet_tui.blocks` remembers its parts).
 
     source   [ settled blocks ........ | last block ... ]
-    strips   [ rendered once per width | rendered anew ]
+    strips   [ rendered once per width | put together anew ]
 
 A block is settled when the first line of the next block is complete; from then on no further text can reach
 it (CommonMark closes blocks line by line).
@@ -12,164 +13,11 @@ it (CommonMark closes blocks line by line).
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
-from typing import ClassVar
-
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, ListElement, ListItem, Markdown, MarkdownElement
-from rich.padding import Padding
-from rich.segment import Segment
-from rich.style import Style
-from rich.syntax import Syntax
-from rich.text import Text
-from rich.theme import Theme
 from textual.strip import Strip
 
-from dnet_tui.look import Look
-
-_MIN_WIDTH = 8
-_CONTROL = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_CONTROL |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
-
-
-def printable(text: str) -> str:
-    """Make control characters and bidirectional overrides visible: a model must not steer the terminal."""
-    return text.replace("\r\n", "\n").translate(_CONTROL)
-
-
-class _Heading(Heading):
-    """All headings stand at the left, as in a chat there is no page to centre on."""
-
-    LEVEL_ALIGN = dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6"), "left")
-
-
-class _Code(CodeBlock):
-    """A code block on raised ground, without the theme's own background."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        ground = console.get_style("dnet.code")
-        code = str(self.text).rstrip("\n")
-        if ground.bgcolor is None:
-            yield Padding(Text(code, style=ground), (0, 1))
-            return
-        syntax = Syntax(code, self.lexer_name, theme=self.theme, word_wrap=True, padding=(0, 1),
-                        background_color=ground.bgcolor.name)  # fmt: skip
-        yield syntax
-
-
-class _Item(ListItem):
-    """A list item whose number has its dot."""
-
-    def render_number(
-        self, console: Console, options: ConsoleOptions, number: int, last_number: int
-    ) -> RenderResult:
-        gutter = len(str(last_number)) + 3
-        lines = console.render_lines(self.elements, options.update(width=options.max_width - gutter))
-        style = console.get_style("markdown.item.number")
-        for index, line in enumerate(lines):
-            yield Segment(f"{number}. ".rjust(gutter) if index == 0 else " " * gutter, style)
-            yield from line
-            yield Segment("\n")
-
-
-class _Blocks(Markdown):
-    """Rich's Markdown over tokens that are already parsed."""
-
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
-        **Markdown.elements,
-        "heading_open": _Heading,
-        "fence": _Code,
-        "code_block": _Code,
-        "list_item_open": _Item,
-        "bullet_list_open": ListElement,
-    }
-
-    def __init__(self, tokens: list[Token], code_theme: str) -> None:
-        super().__init__("", code_theme=code_theme)
-        self.parsed = tokens
-
-
-class Renderer:
-    """Markdown blocks and plain text to strips, in one theme."""
-
-    def __init__(self, look: Look) -> None:
-        self.look = look
-        self._code_theme = "github-dark" if look.dark else "default"
-        self._console = Console(
-            file=io.StringIO(),
-            force_terminal=True,
-            color_system="truecolor",
-            legacy_windows=False,
-            markup=False,
-            emoji=False,
-            highlight=False,
-            theme=_theme(look),
-            _environ={},
-        )
-
-    def blocks(self, tokens: list[Token], width: int) -> list[Strip]:
-        """Render one top-level block to strips of at most `width` cells, without blank lines around it."""
-        return _trimmed(self._strips(_Blocks(tokens, self._code_theme), width))
-
-    def text(self, text: str, style: Style, width: int, *, pad: int = 0) -> list[Strip]:
-        """Wrap plain `text` as it is, every line filled to `width` cells, `pad` of them on each side."""
-        lines = Text(printable(text), style=style, overflow="fold", tab_size=4)
-        options = self._options(width)
-        rendered = self._console.render_lines(Padding(lines, (0, pad), style=style), options, style=style)
-        return [Strip(line) for line in rendered]
-
-    def _strips(self, markdown: Markdown, width: int) -> list[Strip]:
-        return [Strip(line) for line in self._console.render_lines(markdown, self._options(width), pad=False)]
-
-    def _options(self, width: int) -> ConsoleOptions:
-        return self._console.options.update(width=max(width, _MIN_WIDTH), height=None)
-
-
-def _trimmed(strips: list[Strip]) -> list[Strip]:
-    start, stop = 0, len(strips)
-    while start < stop and not strips[start].text.strip() and not _is_painted(strips[start]):
-        start += 1
-    while stop > start and not strips[stop - 1].text.strip() and not _is_painted(strips[stop - 1]):
-        stop -= 1
-    return strips[start:stop]
-
-
-def _is_painted(strip: Strip) -> bool:
-    return any(segment.style and segment.style.bgcolor for segment in strip)
-
-
-def _theme(look: Look) -> Theme:
-    accent = Style(color=(look.accent if look.dark else look.vivid(look.accent)).rich_color)
-    primary = Style(color=look.vivid(look.primary).rich_color)
-    heading = primary + Style(bold=True)
-    return Theme(
-        {
-            "markdown.paragraph": Style(),
-            "markdown.text": Style(),
-            "markdown.em": Style(italic=True),
-            "markdown.strong": Style(bold=True),
-            "markdown.s": Style(strike=True),
-            "markdown.code": accent,
-            "markdown.code_block": Style(),
-            "markdown.block_quote": look.dim,
-            "markdown.list": Style(),
-            "markdown.item": Style(),
-            "markdown.item.bullet": primary,
-            "markdown.item.number": primary,
-            "markdown.hr": look.dim,
-            "markdown.h1": heading + Style(underline=True),
-            **{f"markdown.h{level}": heading for level in range(2, 7)},
-            "markdown.h7": heading,
-            "markdown.link": primary,
-            "markdown.link_url": primary + Style(underline=True),
-            "markdown.table.border": look.dim,
-            "markdown.table.header": Style(bold=True),
-            "dnet.code": Style(bgcolor=None if look.is_ansi else look.raised.rich_color),
-        }
-    )
+from dnet_tui.blocks import Memo, Renderer, printable
 
 
 class Prose:
@@ -184,6 +32,7 @@ class Prose:
         self._settled: list[Strip] = []
         self._tail = ""
         self._live: list[Strip] = []
+        self._memo: Memo = {}  # parts of the last block
 
     @property
     def strips(self) -> list[Strip]:
@@ -202,19 +51,36 @@ class Prose:
         settled = len(self._settled)
         return self._settled[y] if y < settled else self._live[y - settled]
 
-    def append(self, text: str) -> None:
-        """Add `text` at the end; cost follows the last block, not the document."""
+    def append(self, text: str) -> int:
+        """Add `text` at the end; return the first line that changed.
+
+        The cost follows what is new in the last block, not the document.
+        """
+        before = self._live
         self._tail += printable(text)
         tokens = self._parser.parse(self._tail, _copied(self._env))
         boundary = self._boundary(tokens)
+        unchanged = len(self._settled)
         if boundary:
             lines = self._tail.splitlines(keepends=True)
             done = self._parser.parse("".join(lines[:boundary]), self._env)
-            self._settled = self._joined(self._settled, self._rendered(done))
+            unchanged = 0 if not self._settled else unchanged
+            self._settled = _joined(self._settled, self._rendered(done, final=True))
             self._tail = "".join(lines[boundary:])
+            self._memo = {}
             tokens = self._parser.parse(self._tail, _copied(self._env))
-        joined = self._joined(self._settled[-1:], self._rendered(tokens))
+        joined = _joined(self._settled[-1:], self._rendered(tokens, final=False))
         self._live = joined[1:] if self._settled else joined
+        return unchanged if boundary else unchanged + _num_same(before, self._live)
+
+    def finish(self) -> None:
+        """Render the last block as one that will not grow."""
+        joined = _joined(self._settled[-1:], self._rendered(self._parse_tail(), final=True))
+        self._live = joined[1:] if self._settled else joined
+        self._memo = {}
+
+    def _parse_tail(self) -> list[Token]:
+        return self._parser.parse(self._tail, _copied(self._env))
 
     def _boundary(self, tokens: list[Token]) -> int:
         """Return the first line of the last block whose first line is complete (0: nothing to settle)."""
@@ -222,28 +88,24 @@ class Prose:
         starts = [t.map[0] for t in tokens if t.level == 0 and t.map is not None and t.map[0] < complete]
         return starts[-1] if starts else 0
 
-    def _rendered(self, tokens: list[Token]) -> list[Strip]:
-        strips: list[Strip] = []
-        for block in _top_level(tokens):
-            strips = self._joined(strips, self._renderer.blocks(block, self._width))
-        return strips
+    def _rendered(self, tokens: list[Token], *, final: bool) -> list[Strip]:
+        return self._renderer.blocks(tokens, self._width, self._memo, final=final)
 
-    def _joined(self, above: list[Strip], below: list[Strip]) -> list[Strip]:
-        """One blank line between blocks."""
-        return [*above, Strip.blank(0), *below] if above and below else [*above, *below]
+
+def _num_same(before: list[Strip], after: list[Strip]) -> int:
+    """How many strips at the start are the very same ones."""
+    same = 0
+    for old, new in zip(before, after, strict=False):
+        if old is not new:
+            break
+        same += 1
+    return same
+
+
+def _joined(above: list[Strip], below: list[Strip]) -> list[Strip]:
+    """One blank line between blocks."""
+    return [*above, Strip.blank(0), *below] if above and below else [*above, *below]
 
 
 def _copied(env: dict[str, object]) -> dict[str, object]:
     return {key: dict(value) if isinstance(value, dict) else value for key, value in env.items()}
-
-
-def _top_level(tokens: Iterable[Token]) -> list[list[Token]]:
-    """Split a token stream into its top-level blocks."""
-    blocks: list[list[Token]] = []
-    depth = 0
-    for token in tokens:
-        if depth == 0:
-            blocks.append([])
-        blocks[-1].append(token)
-        depth += token.nesting
-    return blocks

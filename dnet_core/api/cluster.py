@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from dnet_core import plan_json
 from dnet_core.api import sse
+from dnet_core.api.body import Body, Many
 from dnet_core.api.errors import ApiError
-from dnet_core.api.openai import Body, Many
 from dnet_core.api.reading import read
 from dnet_core.api.service import Service
 from dnet_core.coordinator import LoadedModel, canonical

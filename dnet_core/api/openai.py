@@ -9,45 +9,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
-
-def _refuse(value: object) -> object:
-    raise PydanticCustomError("unsupported", "this server does not support it")
-
-
-Refused = Annotated[Any, AfterValidator(_refuse)]
-
-
-Item = TypeVar("Item")
-Many = Annotated[tuple[Item, ...], Field(strict=False)]
-"""A JSON array; strictness would ask for a Python tuple."""
-
-
-class Body(BaseModel):
-    """Base of everything read from a request."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: object) -> object:
-        if isinstance(value, dict):
-            return {key: item for key, item in value.items() if item is not None}
-        return value
-
+from dnet_core.api.body import Body, Many, Refused
+from dnet_core.api.tool_requests import Tool, ToolChoice, parse_tool_choice
 
 # ---- messages ----
 
@@ -139,67 +107,6 @@ def _call_for_template(call: CalledTool) -> dict[str, object]:
         "type": call.type,
         "function": {"name": call.function.name, "arguments": arguments},
     }
-
-
-# ---- tools ----
-
-
-class Function(Body):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None  # True asks for arguments bound to the schema while decoding
-
-
-class Tool(Body):
-    type: Literal["function"]
-    function: Function
-
-    def for_template(self) -> dict[str, object]:
-        """The tool as chat templates and parsers of calls read it."""
-        return {
-            "type": "function",
-            "function": {
-                "name": self.function.name,
-                "description": self.function.description or "",
-                "parameters": self.function.parameters or {"type": "object", "properties": {}},
-            },
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """Whether tools may be called, and which (None: all of them)."""
-
-    may_call: bool = True
-    names: frozenset[str] | None = None
-
-
-def parse_tool_choice(value: object) -> object:
-    """Read the `tool_choice` of chat or of responses."""
-    match value:
-        case "auto":
-            return ToolChoice()
-        case "none":
-            return ToolChoice(may_call=False)
-        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [*tools]}} | {
-            "type": "allowed_tools",
-            "mode": "auto",
-            "tools": [*tools],
-        }:
-            return ToolChoice(names=frozenset(_chosen_name(tool) for tool in tools))
-        case "required" | {"type": "function" | "custom" | "allowed_tools"}:
-            raise PydanticCustomError(
-                "unsupported", "a call cannot be enforced by this server: use 'auto' or 'none'"
-            )
-    raise PydanticCustomError("tool_choice", "must be 'auto', 'none', 'required' or an object with a type")
-
-
-def _chosen_name(tool: object) -> str:
-    match tool:
-        case {"type": "function", "function": {"name": str(name)}} | {"type": "function", "name": str(name)}:
-            return name
-    raise PydanticCustomError("tool_choice", "allowed tools must be functions with a name")
 
 
 # ---- sampling ----

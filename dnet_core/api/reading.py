@@ -8,9 +8,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from dnet_core.api.body import Body
 from dnet_core.api.errors import ApiError, from_validation
 from dnet_core.api.in_flight import ClientGone
-from dnet_core.api.openai import Body
 
 MAX_BODY_BYTES = 32 * 2**20
 """Far more than the longest context needs; a bound so that nobody fills the head's memory."""

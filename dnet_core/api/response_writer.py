@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
+from dnet_core.api.body import Body
 from dnet_core.api.errors import ApiError
 from dnet_core.api.logprobs import TokenEntry
-from dnet_core.api.openai import Body
 from dnet_core.api.output import CallArguments, CallBegun, Content, Reasoning
 from dnet_core.api.responses_request import input_items
 from dnet_core.api.steps import Step, Usage

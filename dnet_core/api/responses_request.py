@@ -8,21 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from dnet_core.api.openai import (
-    Body,
-    CalledFunction,
-    CalledTool,
-    ChatMessage,
-    Function,
-    Many,
-    Refused,
-    Sampled,
-    StreamOptions,
-    Text,
-    Tool,
-    ToolChoice,
-    parse_tool_choice,
-)
+from dnet_core.api.body import Body, Many, Refused
+from dnet_core.api.openai import CalledFunction, CalledTool, ChatMessage, Sampled, StreamOptions, Text
+from dnet_core.api.tool_requests import Function, Tool, ToolChoice, parse_tool_choice
 
 MAX_INPUT_ITEMS = 4096
 

@@ -7,11 +7,12 @@ from starlette.responses import Response
 
 from dnet_core.api import sse
 from dnet_core.api.errors import at_field
-from dnet_core.api.openai import ChatMessage, Tool
+from dnet_core.api.openai import ChatMessage
 from dnet_core.api.prompts import render
 from dnet_core.api.reading import read
 from dnet_core.api.service import ServedModel, Service
 from dnet_core.api.text_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from dnet_core.api.tool_requests import Tool
 from dnet_core.errors import RequestError
 from dnet_core.generate.detokenize import Detokenizer
 

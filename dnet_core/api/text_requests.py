@@ -7,15 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
-from dnet_core.api.openai import (
-    Body,
-    ChatMessage,
-    Many,
-    Refused,
-    Sampled,
-    TemplateVariables,
-    Tool,
-)
+from dnet_core.api.body import Body, Many, Refused
+from dnet_core.api.openai import ChatMessage, Sampled, TemplateVariables
+from dnet_core.api.tool_requests import Tool
 
 TokenIds = tuple[int, ...]
 

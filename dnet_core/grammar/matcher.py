@@ -15,7 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from dnet_core.errors import GrammarError
-from dnet_core.grammar.limits import MAX_FORCED_TOKENS, parser_limits
+from dnet_core.grammar.limits import MAX_FORCED_TOKENS, check_bounds, parser_limits
 from dnet_core.store.tokenizer_files import read_tokenizer_files
 
 Mask = NDArray[np.bool_]
@@ -40,6 +40,7 @@ class GrammarTokenizer:
 
         Raises GrammarError. May take seconds, without the GIL.
         """
+        check_bounds(grammar)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
         matcher.consume_tokens(list(answered))
         return Matcher(matcher)

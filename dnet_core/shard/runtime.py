@@ -46,6 +46,9 @@ from dnet_core.types.ring import LayerWindow
 
 NextFrame = Activation | Tokens
 
+WARM_TOKENS = 2
+"""A first pass, and with quantised KV a second one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -140,6 +143,7 @@ class Runtime:
         mx.eval(self._run_window(window, blank, cache, 0))
         if self._kv_bits == 16:
             return
+        quantize_caches(cache, self._model.slots(window), self._kv_bits, WARM_TOKENS)
         try:
             mx.eval(self._run_window(window, blank, cache, 1))
         except (ValueError, TypeError, AttributeError) as error:
@@ -155,8 +159,6 @@ class Runtime:
             value = self._model.embed_and_run(window, value[0], cache, position, end)
         else:
             value = self._model.run(window, value, cache, position, end)
-        if self._kv_bits < 16:
-            quantize_caches(cache, self._model.slots(window), self._kv_bits)
         return value
 
     def handle(self, arrival: Arrival) -> None:
@@ -215,8 +217,12 @@ class Runtime:
         while (window := self._windows.get(layer)) is not None:
             session.advance(window, turn.position, turn.num_tokens)
             self.steps += 1
+            slots = self._model.slots(window)
+            session.make_room(window, slots, self._kv_bits)
             end = End.LOGITS if session.order.purpose is Purpose.ANSWER else End.HIDDEN
             value = self._run_window(window, value, session.cache, turn.position, end)
+            if self._kv_bits < 16:
+                session.quantize(window, slots, self._kv_bits)
             layer = window.stop
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)

@@ -10,6 +10,7 @@ import mlx.core as mx
 from dnet_core.errors import ProtocolError
 from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.sampler import Draw, Sampler
+from dnet_core.slices.kv import capacity_for, make_room, quantize_caches
 from dnet_core.transport.control import SessionOrder
 from dnet_core.types.generation import FinishReason
 from dnet_core.types.ring import LayerWindow
@@ -55,6 +56,7 @@ class Session:
         self.cancelled = False  # or finished: nothing more is computed
         self.counted_until_s = 0.0  # monotonic; up to here compute time has been told
         self._reached: dict[LayerWindow, int] = {}
+        self._capacity: dict[LayerWindow, int] = {}
         self._sampler: Sampler | None = None
         self._matcher = matcher
         self.pool = MeanPool()  # filled only to embed, and only on the tail
@@ -74,7 +76,30 @@ class Session:
             raise ProtocolError(
                 f"layers {window} are at position {reached}, but a frame begins at {position}"
             )
-        self._reached[window] = position + num_tokens
+        stop = position + num_tokens
+        if stop > self.most_tokens:
+            raise ProtocolError(
+                f"a frame of layers {window} reaches to position {stop}, but the session is opened for"
+                f" {self.most_tokens} tokens"
+            )
+        self._reached[window] = stop
+
+    @property
+    def most_tokens(self) -> int:
+        """How many positions the session may have: memory is set aside for so many."""
+        return self.order.prompt_tokens + self.order.max_tokens
+
+    def make_room(self, window: LayerWindow, slots: tuple[int, ...], kv_bits: int) -> None:
+        """Let the caches at `slots`, those of `window`, have room for what it now runs, and for more."""
+        stop = self._reached[window]
+        if stop > self._capacity.get(window, 0):
+            capacity = capacity_for(stop, self.order.prompt_tokens, self.most_tokens)
+            make_room(self.cache, slots, capacity, self.order.prompt_tokens, kv_bits)
+            self._capacity[window] = capacity
+
+    def quantize(self, window: LayerWindow, slots: tuple[int, ...], kv_bits: int) -> None:
+        """Keep what `window` has added to the caches at `slots` in `kv_bits`."""
+        quantize_caches(self.cache, slots, kv_bits, self._capacity[window])
 
     def sample(self, logits: mx.array, position: int) -> Draw:
         """Pick the token of `position` from the last row of `logits` `[1, tokens, vocabulary]`."""
@@ -90,14 +115,14 @@ class Session:
 
     def is_last(self, position: int) -> bool:
         """Whether the token of `position` is the last that may be generated."""
-        return position + 1 >= self.order.prompt_tokens + self.order.max_tokens
+        return position + 1 >= self.most_tokens
 
     def take(self, token: int, position: int) -> Taken:
         """Go on by `token`, picked for `position`. Raises GrammarError."""
         if token in self.order.stop_tokens:
             return Taken((token,), FinishReason.STOP)
         forced = () if self._matcher is None else self._matcher.take(token)
-        room = self.order.prompt_tokens + self.order.max_tokens - position
+        room = self.most_tokens - position
         tokens = (token, *forced)[:room]
         if forced:
             assert self._sampler is not None, "it has picked the token"

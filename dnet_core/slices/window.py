@@ -31,6 +31,7 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from dnet_core.errors import ProtocolError, UnsupportedModel
 from dnet_core.slices.adapters import check_splittable, hands_on_hidden_only
+from dnet_core.slices.kv import CacheSize, cache_size
 from dnet_core.types.ring import LayerWindow
 
 Arrays = tuple[mx.array, ...]
@@ -139,6 +140,7 @@ class WindowedModel:
         self._entering: Any = None
         self._leaving: Any = None
         self._kinds = [_kind(c) for c in self.make_cache()]
+        self._slots: dict[LayerWindow, tuple[int, ...]] = {}
         self._lists: dict[LayerWindow, list[Any]] = {}
         self._sources: dict[LayerWindow, list[int | None]] = {}
         self._blanks = self.make_cache()
@@ -181,10 +183,19 @@ class WindowedModel:
         """Indices into the cache list that belong to `window`: those of its layers, and with the first
         window those of the embedding.
         """
+        found = self._slots.get(window)
+        if found is None:
+            found = self._slots[window] = tuple(sorted(self._own_slots(window)))
+        return found
+
+    def _own_slots(self, window: LayerWindow) -> set[int]:
+        every = set(range(len(self._kinds)))
+        if len(window) == self.num_layers:
+            return every
         own = {slot for layer in window.layers for slot in self._uses[layer].slots}
         if window.start == 0:
-            own |= set(range(len(self._kinds))) - {slot for use in self._uses for slot in use.slots}
-        return tuple(sorted(own))
+            own |= every - {slot for use in self._uses for slot in use.slots}
+        return own
 
     def embed_and_run(
         self,
@@ -233,8 +244,18 @@ class WindowedModel:
     @cached_property
     def vocab_size(self) -> int:
         """How many token ids the model knows: as many as it has logits."""
-        logits: mx.array = self._model(mx.zeros((1, 1), mx.int32), cache=self.make_cache())
+        logits, _ = self._one_token()
         return logits.shape[-1]
+
+    def cache_sizes(self, kv_bits: int, chunk_tokens: int) -> tuple[CacheSize, ...]:
+        """What the caches of a sequence take, by slot, when its prompt comes in chunks of `chunk_tokens`."""
+        _, cache = self._one_token()
+        return tuple(cache_size(part, kv_bits, chunk_tokens) for part in cache)
+
+    def _one_token(self) -> tuple[mx.array, list[Any]]:
+        """Logits and caches of one token through the whole model; nothing is computed."""
+        cache = self.make_cache()
+        return self._model(mx.zeros((1, 1), mx.int32), cache=cache), cache
 
     def check_tokens(self, tokens: tuple[int, ...]) -> None:
         """Raise ProtocolError unless all are tokens of the model: MLX would read beyond the embedding."""

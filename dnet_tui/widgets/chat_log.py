@@ -1,66 +1,384 @@
-"""The conversation: turns from the top, the view at the newest unless the user has scrolled up."""
+"""The conversation as one widget that paints lines, the view at the newest unless the user scrolled up.
+
+    turns   [ not rendered ............ | rendered: `first` .. ]
+    lines                               [ turn | turn | turn | problem ]
+
+One widget for all turns: a turn that grows costs its new lines and no layout, however many turns stand above.
+Only the newest turns are rendered; older ones are when the view comes near them.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
+from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.events import Click, MouseScrollUp, Resize
+from textual.geometry import Region, Size
+from textual.message import Message
 from textual.reactive import reactive
-from textual.widgets import Static
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
 
+from dnet_tui.blocks import Renderer
 from dnet_tui.chat import Turn
-from dnet_tui.widgets.turn import TurnWidget
+from dnet_tui.look import look_of
+from dnet_tui.widgets.turn import Pointer, TurnLines
 
 HINT = (
     "Ask anything. The answer comes from the devices above, nothing leaves them.\n"
     "enter sends · ctrl+j starts a new line · F1 shows every key"
 )
+NUM_RENDERED = 20
+"""So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
+_NEAR_LINES = 3
 
 
-class ChatLog(VerticalScroll):
-    """Shows `turns`; a turn that did not change is not touched."""
+class ChatLog(ScrollView, can_focus=True):
+    """Shows `turns`; a turn that did not change is not touched. Focused, its keys act on one turn."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "scroll_up", "Scroll up", show=False, id="log.up"),
         Binding("down", "scroll_down", "Scroll down", show=False, id="log.down"),
         Binding("pageup", "page_up", "Page up", show=False, id="log.page_up"),
         Binding("pagedown", "page_down", "Page down", show=False, id="log.page_down"),
-        Binding("home", "scroll_home", "To the first turn", show=False, id="log.home"),
-        Binding("end", "scroll_end", "To the newest turn", show=False, id="log.end"),
+        Binding("home,g", "scroll_home", "To the first turn", show=False, id="log.home"),
+        Binding("end,G", "scroll_end", "To the newest turn", show=False, id="log.end"),
+        Binding("k", "point(-1)", "Turn before", show=False, id="log.previous"),
+        Binding("j", "point(1)", "Turn after", show=False, id="log.next"),
+        Binding("enter,space", "unfold", "Show or hide what it thought", show=False, id="log.unfold"),
+        Binding("e", "edit", "Edit the question and ask again", show=False, id="log.edit"),
+        Binding("c", "copy_answer", "Copy this answer", show=False, id="log.copy"),
+        Binding("left", "version(-1)", "The answer before this one", show=False, id="log.older"),
+        Binding("right", "version(1)", "The answer after this one", show=False, id="log.newer"),
     ]
 
     turns: reactive[tuple[Turn, ...]] = reactive((), init=False, repaint=False)
     spin: reactive[int] = reactive(0, init=False, repaint=False)
-
     problem: reactive[str | None] = reactive(None, init=False, repaint=False)
     """Why nothing can be asked."""
+    unfolds: reactive[bool] = reactive(False, init=False, repaint=False)
+    """Whether what was thought is shown, for all turns."""
+
+    @dataclass
+    class EditWanted(Message):
+        """The question of turn `index` is to be edited and asked again."""
+
+        index: int
+
+    @dataclass
+    class CopyWanted(Message):
+        """The answer of turn `index` is to be copied."""
+
+        index: int
+
+    @dataclass
+    class VersionWanted(Message):
+        """Turn `index` is to show the answer `step` after the one it shows."""
+
+        index: int
+        step: int
 
     def __init__(self) -> None:
-        super().__init__(Static(HINT, id="hint"), Static(id="problem", markup=False), id="chat")
-        self._turn_widgets: list[TurnWidget] = []
+        super().__init__(id="chat")
+        self._first = 0  # the turns [first, ..) are rendered
+        self._lines: list[TurnLines] = []
+        self._ends: list[int] = []  # where each rendered turn ends, in lines
+        self._below: list[Strip] = []  # the hint or the problem, after the last turn
+        self._renderer: Renderer | None = None
+        self._width = 0
+        self._pointed: int | None = None  # the turn that the keys act on
 
-    def on_mount(self) -> None:
-        self.anchor()
+    # --- what changes -----------------------------------------------------------------------------------
 
     def watch_turns(self, old: tuple[Turn, ...], new: tuple[Turn, ...]) -> None:
-        self.query_one("#hint").display = not new
-        for gone in self._turn_widgets[len(new) :]:
-            gone.remove()
-        del self._turn_widgets[len(new) :]
-        for widget, turn in zip(self._turn_widgets, new, strict=False):
-            widget.turn = turn
-        added = [TurnWidget(turn) for turn in new[len(self._turn_widgets) :]]
-        if added:
-            self._turn_widgets += added
-            self.mount_all(added, before="#problem")
-            self.anchor()  # who asks wants to see the answer, wherever the view was
+        if self._width == 0:
+            return  # not laid out yet: the first resize renders
+        was_at_end = self.is_vertical_scroll_end
+        num_same = self._num_same(old, new)
+        if num_same < self._first or not old:
+            self._render_all()
+        else:
+            self._replace(num_same, new)
+        if len(new) > len(old) or (new and not old):
+            was_at_end = True  # who asks wants to see the answer, wherever the view was
+        self._resized(follow=was_at_end)
 
-    def watch_problem(self, problem: str | None) -> None:
-        notice = self.query_one("#problem", Static)
-        notice.display = problem is not None
-        notice.update(f"✗ {problem}\n\nctrl+r tries again" if problem else "")
+    def watch_spin(self) -> None:
+        if self._lines:
+            self._refresh_lines(self._start(len(self._lines) - 1) + self._lines[-1].foot_y, 1)
 
-    def watch_spin(self, spin: int) -> None:
-        if self._turn_widgets:
-            self._turn_widgets[-1].spin = spin
+    def watch_problem(self) -> None:
+        if self._width:
+            at_end = self.is_vertical_scroll_end
+            self._below = self._render_below()
+            self._resized(follow=at_end)
+            self.refresh()
+
+    def watch_unfolds(self, unfolds: bool) -> None:
+        at_end = self.is_vertical_scroll_end
+        for lines in self._lines:
+            lines.unfold(unfolds)
+        self._measure()
+        self._resized(follow=at_end)
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._renderer = None
+        if self._width:
+            self._render_all()
+            self._resized(follow=False)
+
+    def on_resize(self, event: Resize) -> None:
+        width = self.scrollable_content_region.width
+        if width == self._width or width <= 0:
+            return
+        at_end = self._width == 0 or self.is_vertical_scroll_end
+        share = self.scroll_y / self.virtual_size.height if self.virtual_size.height else 0.0
+        self._width = width
+        self._render_all()
+        self._resized(follow=at_end)
+        if not at_end:
+            self.scroll_to(y=share * self.virtual_size.height, animate=False)
+
+    def _num_same(self, old: tuple[Turn, ...], new: tuple[Turn, ...]) -> int:
+        """How many turns at the start are the very same."""
+        same = 0
+        for before, after in zip(old, new, strict=False):
+            if before is not after:
+                break
+            same += 1
+        return same
+
+    def _replace(self, start: int, new: tuple[Turn, ...]) -> None:
+        """Show `new`, whose turns before `start` are shown already."""
+        renderer = self._look()
+        first_changed: int | None = None
+        del self._lines[max(len(new) - self._first, 0) :]
+        for index in range(start, len(new)):
+            place = index - self._first
+            if place < len(self._lines):
+                height = self._lines[place].height
+                changed = self._start(place) + self._lines[place].update(new[index])
+                if self._lines[place].height != height:
+                    self._measure()
+                    first_changed = changed if first_changed is None else first_changed
+                else:
+                    self._refresh_lines(changed, self._start(place) + height - changed)
+            else:
+                first_changed = self._ends[-1] if self._ends and first_changed is None else first_changed or 0
+                self._lines.append(TurnLines(renderer, self._width, new[index], unfolded=self.unfolds))
+        self._measure()
+        if first_changed is not None or len(new) < len(self._ends) + self._first:
+            self._refresh_lines(first_changed or 0, self.virtual_size.height + self.size.height)
+
+    def _render_all(self) -> None:
+        """Render the newest turns anew."""
+        renderer = self._look()
+        self._first = min(self._first, max(len(self.turns) - NUM_RENDERED, 0))
+        if not self._lines or len(self.turns) - self._first > 3 * NUM_RENDERED:
+            self._first = max(len(self.turns) - NUM_RENDERED, 0)
+        self._lines = [
+            TurnLines(renderer, self._width, turn, unfolded=self.unfolds)
+            for turn in self.turns[self._first :]
+        ]
+        self._measure()
+        self._below = self._render_below()
+        self.refresh()
+
+    def _render_older(self) -> None:
+        """Render turns above the first one that is; what is in view stays where it is."""
+        if self._first == 0 or self._width == 0:
+            return
+        first = max(self._first - NUM_RENDERED, 0)
+        renderer = self._look()
+        older = [
+            TurnLines(renderer, self._width, turn, unfolded=self.unfolds)
+            for turn in self.turns[first : self._first]
+        ]
+        self._first = first
+        self._lines = [*older, *self._lines]
+        self._measure()
+        self._resized(follow=False)
+        self.scroll_to(y=self.scroll_y + sum(lines.height for lines in older), animate=False)
+        self.refresh()
+
+    def _render_below(self) -> list[Strip]:
+        renderer = self._look()
+        if self.problem is not None:
+            text, style = f"✗ {self.problem}\n\nctrl+r tries again", renderer.look.bad
+        elif not self.turns:
+            text, style = HINT, renderer.look.dim
+        else:
+            return []
+        return renderer.text(text, style, self._width, pad=1)
+
+    def _look(self) -> Renderer:
+        if self._renderer is None:
+            self._renderer = Renderer(look_of(self.app.current_theme, self.app.theme_variables))
+        return self._renderer
+
+    def _measure(self) -> None:
+        self._ends = list(accumulate(lines.height for lines in self._lines))
+
+    def _resized(self, *, follow: bool) -> None:
+        """Take the new number of lines, without a layout: only the scroll bar depends on it."""
+        below = self._render_below() if bool(self.turns) == bool(self._below) else self._below
+        if below != self._below:
+            self._below = below
+            self.refresh()
+        size = Size(self._width, (self._ends[-1] if self._ends else 0) + len(self._below))
+        if size != self.virtual_size:
+            self.set_reactive(ScrollView.virtual_size, size)
+            self._scroll_update(size)
+        if follow:
+            self.scroll_to(y=self.max_scroll_y, animate=False)
+
+    def _start(self, place: int) -> int:
+        return self._ends[place - 1] if place else 0
+
+    def _refresh_lines(self, start: int, count: int) -> None:
+        top = start - self.scroll_offset.y
+        region = Region(0, top, self.size.width, count).intersection(self.size.region)
+        if region:
+            self.refresh(region)
+
+    # --- painting ---------------------------------------------------------------------------------------
+
+    def _find(self, y: int) -> tuple[int, int] | None:
+        """The rendered turn at line `y` and the line within it."""
+        place = bisect_right(self._ends, y)
+        return (place, y - self._start(place)) if place < len(self._lines) else None
+
+    def _line(self, y: int) -> Strip:
+        found = self._find(y)
+        if found is None:
+            below = y - (self._ends[-1] if self._ends else 0)
+            return self._below[below] if 0 <= below < len(self._below) else Strip.blank(0)
+        place, line = found
+        pointer = None
+        if self.has_focus and place + self._first == self._pointed:
+            pointer = Pointer(self._hint(self.turns[self._pointed]))
+        return self._lines[place].line(line, self.spin, pointer)
+
+    def _hint(self, turn: Turn) -> str:
+        parts = ["e edit", "c copy"]
+        if turn.reply.thought is not None:
+            parts.append("enter thought")
+        if len(turn.replies) > 1:
+            parts.append("← → answers")
+        return " · ".join(parts)
+
+    def render_line(self, y: int) -> Strip:
+        y += self.scroll_offset.y
+        line = self._line(y)
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(y)) is not None:
+            line = _selected(line, span, self.screen.get_component_rich_style("screen--selection"))
+        base = self.rich_style
+        width = self.scrollable_content_region.width
+        return line.apply_style(base).crop_extend(0, width, base).apply_offsets(0, y)
+
+    @property
+    def allow_select(self) -> bool:
+        return True
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        text = "\n".join(self._line(y).text.rstrip() for y in range(self.virtual_size.height))
+        return selection.extract(text), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    # --- scrolling --------------------------------------------------------------------------------------
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if new_value < old_value and new_value <= _NEAR_LINES and self._first:
+            self.call_next(self._render_older)
+
+    def _on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        if self.scroll_y <= _NEAR_LINES:
+            self._render_older()
+        super()._on_mouse_scroll_up(event)
+
+    def anchor(self, anchor: bool = True) -> None:
+        """Go to the newest turn and stay there."""
+        self.scroll_to(y=self.max_scroll_y, animate=False)
+
+    # --- one turn ---------------------------------------------------------------------------------------
+
+    @property
+    def pointed(self) -> int | None:
+        """The turn that the keys act on."""
+        return self._pointed
+
+    def on_focus(self) -> None:
+        if self._pointed is None or self._pointed >= len(self.turns):
+            self._pointed = len(self.turns) - 1 if self.turns else None
+        self.refresh()
+
+    def on_blur(self) -> None:
+        self.refresh()
+
+    def on_click(self, event: Click) -> None:
+        found = self._find(event.y + self.scroll_offset.y)
+        if found is None:
+            return
+        place, line = found
+        self._pointed = place + self._first
+        if self._lines[place].is_thought(line):
+            self._unfold(place)
+        self.refresh()
+
+    def action_point(self, step: int) -> None:
+        if not self.turns:
+            return
+        at = self._pointed if self._pointed is not None else len(self.turns) - 1
+        self._pointed = min(max(at + step, 0), len(self.turns) - 1)
+        while self._pointed < self._first:
+            self._render_older()
+        place = self._pointed - self._first
+        top, bottom = self._start(place), self._ends[place]
+        if top < self.scroll_y or bottom > self.scroll_y + self.size.height:
+            self.scroll_to(y=top, animate=False)
+        self.refresh()
+
+    def action_unfold(self) -> None:
+        if self._pointed is not None and self._pointed >= self._first:
+            self._unfold(self._pointed - self._first)
+
+    def _unfold(self, place: int) -> None:
+        self._lines[place].unfold(not self._lines[place].is_unfolded)
+        self._measure()
+        self._resized(follow=False)
+        self.refresh()
+
+    def action_edit(self) -> None:
+        if self._pointed is not None:
+            self.post_message(self.EditWanted(self._pointed))
+
+    def action_copy_answer(self) -> None:
+        if self._pointed is not None:
+            self.post_message(self.CopyWanted(self._pointed))
+
+    def action_version(self, step: int) -> None:
+        if self._pointed is not None:
+            self.post_message(self.VersionWanted(self._pointed, step))
+
+
+def _selected(line: Strip, span: tuple[int, int], style: Style) -> Strip:
+    start, end = span
+    length = line.cell_length
+    end = length if end == -1 else min(end, length)
+    if start >= end:
+        return line
+    middle = Strip(
+        segment._replace(style=(segment.style or Style()) + style) for segment in line.crop(start, end)
+    )
+    return Strip.join([line.crop(0, start), middle, line.crop(end, length)])

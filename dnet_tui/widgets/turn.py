@@ -1,150 +1,191 @@
-"""One turn of the chat as a single widget: question, answer, and a dim line that says how it went.
+"""One turn of the chat as lines: question, what the model thought, answer, and a dim line on how it went.
 
-One widget per turn, live or finished, because the cost of a screen follows its mounted widgets. Lines are
-painted from cached strips; the ticking line at the bottom never makes the answer be rendered again.
+question          raised, one line or more
+▸ thought 12 s    one line; what was thought below it when it is unfolded
+answer            Markdown, which grows at its end
+✓ 211 tok · ...   painted at every tick, without the answer being rendered again
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import assert_never
 
+from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Region, Size
-from textual.reactive import reactive
-from textual.selection import Selection
 from textual.strip import Strip
-from textual.widget import Widget
 
-from dnet_tui.chat import Answering, Failed, Finished, Phase, Queued, Reading, Recovering, Stopped, Turn
-from dnet_tui.look import look_of
-from dnet_tui.prose import Prose, Renderer
+from dnet_tui.blocks import Renderer
+from dnet_tui.chat import (
+    Answering,
+    Failed,
+    Finished,
+    Phase,
+    Queued,
+    Reading,
+    Recovering,
+    Reply,
+    Stopped,
+    Turn,
+)
+from dnet_tui.prose import Prose
 from dnet_tui.units import count_text, seconds_text
-from dnet_tui.widgets.paint import Piece, row
+from dnet_tui.widgets.paint import Piece, two_sides
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _INDENT = 1
 
 
-class TurnWidget(Widget):
-    """Paints `turn`; `spin` advances the spinner of a live one."""
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """How the foot of the turn that the keys act on looks."""
 
-    DEFAULT_CSS = "TurnWidget { height: auto; margin-bottom: 1; }"
+    hint: str
 
-    turn: reactive[Turn] = reactive(Turn("", "", Queued("")), init=False, repaint=False)
-    spin: reactive[int] = reactive(0, init=False, repaint=False)
 
-    def __init__(self, turn: Turn) -> None:
-        super().__init__()
-        self.set_reactive(TurnWidget.turn, turn)
-        self._renderer: Renderer | None = None
-        self._width = 0
-        self._question: list[Strip] = []
-        self._prose: Prose | None = None
-        self._problem: list[Strip] = []
+class TurnLines:
+    """The lines of one turn at one width. Owned by the chat log."""
 
-    # --- what changes -----------------------------------------------------------------------------
+    def __init__(self, renderer: Renderer, width: int, turn: Turn, *, unfolded: bool) -> None:
+        self._renderer = renderer
+        self._width = width
+        self.turn = turn
+        self._unfolded = unfolded
+        self._render_all()
 
-    def watch_turn(self, old: Turn, new: Turn) -> None:
-        if self._prose is None:
-            self.refresh(layout=True)
-            return
-        height, settled = self._num_lines, len(self._question) + self._prose.num_settled
-        if new.prompt != old.prompt or not new.answer.startswith(old.answer) or (new.is_over > old.is_over):
-            self._render_all(self._width)  # at the end once in full: late link definitions reach back
-            settled = 0
-        else:
-            self._prose.append(new.answer[len(old.answer) :])
-            self._problem = self._render_problem()
-        if self._num_lines != height:
-            self.refresh(layout=True)
-        else:
-            self.refresh(Region(0, settled, self.size.width, height - settled))
+    # --- what changes -----------------------------------------------------------------------------------
 
-    def watch_spin(self) -> None:
-        if self._prose is not None:
-            self.refresh(Region(0, self._num_lines - 1, self.size.width, 1))
+    def update(self, turn: Turn) -> int:
+        """Show `turn`; return the first line that changed."""
+        old, self.turn = self.turn, turn
+        if not _continues(old, turn):
+            self._render_all()
+            return 0
+        reply = turn.reply
+        changed = len(self._question) if reply.thought != old.reply.thought else self.height
+        self._thought_lines = self._render_thought()
+        grown = self._prose.append(reply.text[len(old.reply.text) :])
+        changed = min(changed, self._prose_start + grown)
+        self._problem = self._render_problem()
+        return min(changed, self.height - 2)
 
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._renderer = None
-        self._prose = None
-
-    # --- lines ------------------------------------------------------------------------------------
+    def unfold(self, unfolded: bool) -> None:
+        """Show what was thought, or only that something was."""
+        if unfolded != self._unfolded:
+            self._unfolded = unfolded
+            self._thought_lines = self._render_thought()
 
     @property
-    def _num_lines(self) -> int:
-        prose = self._prose.num_strips if self._prose is not None else 0
-        return len(self._question) + prose + len(self._problem) + 1
+    def is_unfolded(self) -> bool:
+        return self._unfolded
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        if width != self._width or self._prose is None:
-            self._render_all(width)
-        return self._num_lines
+    # --- lines ------------------------------------------------------------------------------------------
 
-    def _render_all(self, width: int) -> None:
-        if self._renderer is None:
-            self._renderer = Renderer(look_of(self.app.current_theme, self.app.theme_variables))
+    @property
+    def height(self) -> int:
+        """Lines of this turn, an empty one at its end included."""
+        return self._prose_start + self._prose.num_strips + len(self._problem) + 2
+
+    @property
+    def foot_y(self) -> int:
+        """The line that ticks."""
+        return self.height - 2
+
+    def is_thought(self, y: int) -> bool:
+        """Whether line `y` is the one that tells of thoughts."""
+        return self.turn.reply.thought is not None and y == len(self._question)
+
+    def line(self, y: int, spin: int, pointer: Pointer | None) -> Strip:
+        """Line `y` of `[0, height)`; `pointer` is for the turn that the keys act on."""
         look = self._renderer.look
-        self._width = width
+        margin = Segment("▎" if pointer is not None else " ", Style(color=look.accent.rich_color))
+        if y < len(self._question):
+            if pointer is None:
+                return self._question[y]
+            strip = self._question[y]
+            ground = Style(bgcolor=None if look.is_ansi else look.raised.rich_color)
+            return Strip(
+                [margin._replace(style=ground + Style(color=look.accent.rich_color)), *strip.crop(1)]
+            )
+        rest = y - len(self._question)
+        if rest < len(self._thought_lines):
+            return Strip([margin, *self._thought_lines[rest]])
+        rest -= len(self._thought_lines)
+        if rest < self._prose.num_strips:
+            return Strip([margin, *self._prose.strip(rest)])
+        rest -= self._prose.num_strips
+        if rest < len(self._problem):
+            return self._problem[rest]
+        return self._foot(spin, pointer, margin) if rest == len(self._problem) else Strip.blank(0)
+
+    def text(self, y: int) -> str:
+        return self.line(y, 0, None).text.rstrip()
+
+    # --- rendering --------------------------------------------------------------------------------------
+
+    @property
+    def _prose_start(self) -> int:
+        return len(self._question) + len(self._thought_lines)
+
+    def _render_all(self) -> None:
+        look, reply = self._renderer.look, self.turn.reply
         raised = Style(color=look.foreground.rich_color, bgcolor=look.raised.rich_color, bold=look.is_ansi)
-        self._question = self._renderer.text(self.turn.prompt, raised, width, pad=_INDENT)
-        self._prose = Prose(self._renderer, width - 2 * _INDENT)
-        if self.turn.answer:
-            self._prose.append(self.turn.answer)
+        self._question = self._renderer.text(self.turn.prompt, raised, self._width, pad=_INDENT)
+        self._thought_prose = Prose(self._renderer, self._width - 2 * _INDENT - 2)
+        self._num_thought_chars = 0  # of the thought, in `_thought_prose`
+        self._thought_lines = self._render_thought()
+        self._prose = Prose(self._renderer, self._width - 2 * _INDENT)
+        self._prose.append(reply.text)
+        if reply.is_over:  # once in full: late link definitions reach back, code is highlighted as a whole
+            self._prose.finish()
         self._problem = self._render_problem()
 
+    def _render_thought(self) -> list[Strip]:
+        reply, dim = self.turn.reply, self._renderer.look.dim
+        if reply.thought is None:
+            return []
+        sign = "▾" if self._unfolded else "▸"
+        head = Strip([Segment(f"{sign} {_thought_text(reply)}", dim)])
+        if not self._unfolded:
+            return [head]
+        self._thought_prose.append(reply.thought.text[self._num_thought_chars :])
+        self._num_thought_chars = len(reply.thought.text)
+        bar = Segment("│ ", dim)
+        return [head, *(Strip([bar, *s.apply_style(dim)]) for s in self._thought_prose.strips)]
+
     def _render_problem(self) -> list[Strip]:
-        if self._renderer is None or not isinstance(self.turn.phase, Failed):
+        if not isinstance(self.turn.phase, Failed):
             return []
         return self._renderer.text(self.turn.phase.message, self._renderer.look.bad, self._width, pad=_INDENT)
 
-    def _line(self, y: int) -> Strip:
-        assert self._prose is not None, "a line is painted after the layout"
-        if y < len(self._question):
-            return self._question[y]
-        y -= len(self._question)
-        if y < self._prose.num_strips:
-            return Strip([*Strip.blank(_INDENT), *self._prose.strip(y)])
-        y -= self._prose.num_strips
-        if y < len(self._problem):
-            return self._problem[y]
-        return self._foot() if y == len(self._problem) else Strip.blank(0)
-
-    def _foot(self) -> Strip:
-        assert self._renderer is not None, "a line is painted after the layout"
+    def _foot(self, spin: int, pointer: Pointer | None, margin: Segment) -> Strip:
         look = self._renderer.look
-        spinner = SPINNER[self.spin % len(SPINNER)]
-        pieces: list[Piece] = [(" " * _INDENT, Style())]
+        text = phase_text(self.turn.phase, SPINNER[spin % len(SPINNER)])
+        if len(self.turn.replies) > 1:
+            text += f" · answer {self.turn.shown + 1} of {len(self.turn.replies)}"
         style = look.bad if isinstance(self.turn.phase, Failed) else look.dim
-        pieces.append((phase_text(self.turn.phase, spinner), style))
-        return row(pieces, self._width, Style())
-
-    def render_line(self, y: int) -> Strip:
-        width = self.size.width
-        if self._prose is None:
-            self._render_all(width)
-        line = self._line(y)
-        selection = self.text_selection
-        if selection is not None and (span := selection.get_span(y)) is not None:
-            line = _selected(line, span, self.screen.get_component_rich_style("screen--selection"))
-        base = self.rich_style
-        return line.apply_style(base).crop_extend(0, width, base).apply_offsets(0, y)
-
-    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        text = "\n".join(self._line(y).text.rstrip() for y in range(self._num_lines))
-        return selection.extract(text), "\n"
+        left: list[Piece] = [(margin.text, margin.style or Style()), (text, style)]
+        right: list[Piece] = [(pointer.hint, look.dim), (" ", Style())] if pointer is not None else []
+        return two_sides(left, right, self._width, Style())
 
 
-def _selected(line: Strip, span: tuple[int, int], style: Style) -> Strip:
-    start, end = span
-    length = line.cell_length
-    end = length if end == -1 else min(end, length)
-    if start >= end:
-        return line
-    middle = Strip(
-        segment._replace(style=(segment.style or Style()) + style) for segment in line.crop(start, end)
+def _continues(old: Turn, new: Turn) -> bool:
+    """Whether `new` is `old` with more at its end."""
+    return (
+        new.prompt == old.prompt
+        and new.shown == old.shown
+        and len(new.replies) == len(old.replies)
+        and new.reply.text.startswith(old.reply.text)
+        and (old.reply.thought is None or new.reply.thought is not None)
+        and not (new.reply.is_over and not old.reply.is_over)
     )
-    return Strip.join([line.crop(0, start), middle, line.crop(end, length)])
+
+
+def _thought_text(reply: Reply) -> str:
+    assert reply.thought is not None, "there is something to tell of"
+    is_thinking = not reply.text and not reply.is_over
+    word = "thinking" if is_thinking else "thought"
+    return f"{word} {seconds_text(reply.thought.seconds)} · {count_text(reply.thought.num_tokens)} tok"
 
 
 def phase_text(phase: Phase, spinner: str) -> str:
@@ -152,11 +193,12 @@ def phase_text(phase: Phase, spinner: str) -> str:
     match phase:
         case Queued(why=why):
             return f"◷ {why}"
-        case Reading(done_tokens=done, total_tokens=None):
+        case Reading(total_tokens=None):
             return f"{spinner} reading prompt · esc stops"
-        case Reading(done_tokens=done, total_tokens=total):
+        case Reading(done_tokens=done, total_tokens=total, left_s=left_s):
             assert total is not None, "the case above"
-            return f"{spinner} reading prompt {count_text(done)}/{count_text(total)} tok · esc stops"
+            left = f" · {seconds_text(left_s)} left" if left_s is not None else ""
+            return f"{spinner} reading prompt {count_text(done)}/{count_text(total)} tok{left} · esc stops"
         case Answering(num_tokens=n, tokens_per_s=rate):
             speed = f" · {rate:.1f} tok/s" if rate is not None else ""
             return f"{spinner} {n} tok{speed} · esc stops"
@@ -168,6 +210,8 @@ def phase_text(phase: Phase, spinner: str) -> str:
                 parts.append(f"{done_event.decode_tokens_per_s:.1f} tok/s")
             if done_event.ttft_s is not None:
                 parts.append(f"first token {seconds_text(done_event.ttft_s)}")
+            if done_event.cached_tokens:
+                parts.append(f"{count_text(done_event.cached_tokens)} tok from the cache")
             if done_event.finish_reason == "length":
                 parts.append("cut at the token limit")
             return " · ".join(parts)

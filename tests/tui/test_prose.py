@@ -7,8 +7,9 @@ import random
 import pytest
 from textual.color import Color
 
+from dnet_tui.blocks import Renderer, printable
 from dnet_tui.look import Look
-from dnet_tui.prose import Prose, Renderer, printable
+from dnet_tui.prose import Prose
 
 LOOK = Look(
     dark=True,

@@ -25,7 +25,7 @@ def session(prompt_tokens: int = 4, max_tokens: int = 3, stop: tuple[int, ...] =
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=10), wrong=st.integers(0, 600))
 def test_only_what_follows_is_taken(lengths: list[int], wrong: int) -> None:
-    s, reached = session(), 0
+    s, reached = session(prompt_tokens=sum(lengths)), 0
     for length in lengths:
         if wrong != reached:
             with pytest.raises(ProtocolError, match=str(wrong)):
@@ -33,6 +33,15 @@ def test_only_what_follows_is_taken(lengths: list[int], wrong: int) -> None:
         s.advance(EARLY, reached, length)
         reached += length
     s.advance(LATE, 0, 1)  # windows are counted each for itself
+
+
+def test_memory_is_set_aside_for_what_was_ordered_and_no_more() -> None:
+    s = session(prompt_tokens=4, max_tokens=3)
+    s.advance(EARLY, 0, 7)
+    with pytest.raises(ProtocolError, match="opened for 7 tokens"):
+        s.advance(EARLY, 7, 1)
+    with pytest.raises(ProtocolError, match="opened for 7 tokens"):
+        s.advance(LATE, 0, 8)
 
 
 def test_ends() -> None:
