@@ -37,6 +37,7 @@ from dnet_core.events import (
 from dnet_core.generate.driver import Driver, drive
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.library import Library
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.settings import paths
 from dnet_core.store.catalog import resolve
@@ -86,6 +87,15 @@ class Coordinator:
         self._changing = asyncio.Lock()
         self._ring: _Ring | None = None
         self._prepared: Prepared | None = None
+        self.library = Library(
+            self._cluster,
+            self._tasks,
+            self._emit,
+            planned=lambda: self._prepared,
+            loaded=lambda: self._ring.loaded.model if self._ring else None,
+            wishes=self._wishes,
+        )
+        """Which models there are, and what they would do here."""
         self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
     async def __aenter__(self) -> Self:

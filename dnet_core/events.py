@@ -47,6 +47,23 @@ class FetchProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class DownloadProgressed:
+    """A model is being fetched to this machine beside everything else, without being loaded."""
+
+    model: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadEnded:
+    """`problem` says why it is not whole; None: it is."""
+
+    model: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlanStarted:
     """The devices are being measured, to place `model` on them."""
 
@@ -172,6 +189,8 @@ Event = (
     | PeerLeft
     | MemoryReported
     | FetchProgressed
+    | DownloadProgressed
+    | DownloadEnded
     | PlanStarted
     | DevicesMeasured
     | PlanMade

@@ -60,7 +60,7 @@ async def prepare(cluster: Cluster, model: str, wishes: Wishes, told: Told) -> P
     peers = await cluster.usable_peers()
     request, failed = await _facts(cluster, peers, model, wishes)
     told(request)
-    one_machine = _is_one_machine(peers)
+    one_machine = is_one_machine(peers)
     # A fraction of a second of arithmetic: beside the event loop, so that streams and screen go on.
     solution = await asyncio.to_thread(place, request, one_machine=one_machine)
     return Prepared(model, request, replace(solution, reasons=(*solution.reasons, *failed)), one_machine)
@@ -80,7 +80,7 @@ async def prepare_by_hand(
     told(request)
     solution = await asyncio.to_thread(_plan_from_edit, request, windows, num_resident)
     reasons = (*solution.reasons, *failed)
-    return Prepared(model, request, replace(solution, reasons=reasons), _is_one_machine(peers))
+    return Prepared(model, request, replace(solution, reasons=reasons), is_one_machine(peers))
 
 
 def place(request: SolveRequest, *, one_machine: bool) -> Solution:
@@ -183,5 +183,6 @@ async def chunk_tokens_of(cluster: Cluster, peers: tuple[Peer, ...]) -> int:
     return min(CHUNK_TOKENS[status.backend] for status in statuses)
 
 
-def _is_one_machine(peers: tuple[Peer, ...]) -> bool:
+def is_one_machine(peers: tuple[Peer, ...]) -> bool:
+    """Whether all of `peers` are shards of this machine."""
     return all(peer.source is PeerSource.LOCAL for peer in peers)

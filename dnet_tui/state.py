@@ -13,6 +13,8 @@ from typing import assert_never
 
 from dnet_core.events import (
     DevicesMeasured,
+    DownloadEnded,
+    DownloadProgressed,
     Event,
     FetchProgressed,
     LapMeasured,
@@ -204,6 +206,8 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             return replace(view, devices=devices)
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
+        case DownloadProgressed() | DownloadEnded():  # beside what is loaded: `dnet_tui.work` follows them
+            return view
         case PlanStarted() | RingLost() | RecoveryStarted() | PeerOffered():
             return view
         case DevicesMeasured(request=request):

@@ -14,6 +14,7 @@ MOST_MACS = 16
 _BUDGET_SHARE = 0.75  # macOS lets a model wire about three quarters of the memory
 _AVAILABLE_SHARE = 0.85
 _PREFILL_CHUNK_TOKENS = 512
+_WEIGHT_FORMATS = ("q4", "q8", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def peer(mac: Mac, index: int) -> Peer:
     )
 
 
-def profile(mac: Mac, weight_formats: tuple[str, ...]) -> DeviceProfile:
+def profile(mac: Mac) -> DeviceProfile:
     """`mac` as it would measure itself."""
     total = mac.memory_gb * 10**9
     return DeviceProfile(
@@ -94,7 +95,7 @@ def profile(mac: Mac, weight_formats: tuple[str, ...]) -> DeviceProfile:
                 prefill_flops_per_s=mac.tflops * 1e12,
                 prefill_chunk_tokens=_PREFILL_CHUNK_TOKENS,
             )
-            for name in weight_formats
+            for name in _WEIGHT_FORMATS
         ),
         fingerprint=f"demo {mac.chip}",
         measured_at_unix_s=0.0,

@@ -1,51 +1,12 @@
-"""The models of a demonstration: profiles computed from published shapes; there are no weights."""
+"""The models of a demonstration: the well-known ones and the sample, by their shapes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dnet_core.errors import UnknownModel
-from dnet_core.types.profiles import KVKind, KVProfile, LayerProfile, ModelProfile
+from dnet_core.profile.published import WELL_KNOWN, Shape
 
-_BITS = {"q4": 4.5, "q8": 8.5, "bf16": 16.0}  # with the scales and biases of groups of 64
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A decoder as its `config.json` tells it; `intermediate` is that of one expert where there are some."""
-
-    id: str
-    model_type: str
-    weight_format: str
-    num_layers: int
-    hidden: int
-    intermediate: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    num_experts: int = 1
-    experts_per_token: int = 1
-    context_tokens: int = 32_768
-
-
-def _community(name: str) -> str:
-    return f"mlx-community/{name}"
-
-
-MODELS = (
-    Shape("smollm2-135m-instruct", "llama", "bf16", 30, 576, 1536, 9, 3, 64, 49_152, context_tokens=8192),
-    Shape(_community("Qwen3-8B-4bit"), "qwen3", "q4", 36, 4096, 12_288, 32, 8, 128, 151_936),
-    Shape(_community("gpt-oss-20b-MXFP4-Q4"), "gpt_oss", "q4", 24, 2880, 2880, 64, 8, 64, 201_088, 32, 4),
-    Shape(_community("Qwen3-30B-A3B-4bit"), "qwen3_moe", "q4", 48, 2048, 768, 32, 4, 128, 151_936, 128, 8),
-    Shape(_community("Llama-3.3-70B-Instruct-4bit"), "llama", "q4", 80, 8192, 28_672, 64, 8, 128, 128_256),
-    Shape(_community("gpt-oss-120b-MXFP4-Q4"), "gpt_oss", "q4", 36, 2880, 2880, 64, 8, 64, 201_088, 128, 4),
-    Shape(_community("Qwen3-235B-A22B-4bit"), "qwen3_moe", "q4", 94, 4096, 1536, 64, 4, 128, 151_936, 128, 8),
-    Shape(_community("GLM-4.6-4bit"), "glm4_moe", "q4", 92, 5120, 1536, 96, 8, 128, 151_552, 160, 8),
-    Shape(_community("Qwen3-Coder-480B-A35B-4bit"), "qwen3_moe", "q4", 62, 6144, 2560, 96, 8, 128, 151_936,
-          160, 8),
-)  # fmt: skip
-
+SAMPLE = Shape("smollm2-135m-instruct", "llama", "bf16", 30, 576, 1536, 9, 3, 64, 49_152, context_tokens=8192)
+MODELS = (SAMPLE, *WELL_KNOWN)
 _SHOWN = (
     "mlx-community/Qwen3-30B-A3B-4bit",
     "mlx-community/Llama-3.3-70B-Instruct-4bit",
@@ -67,40 +28,3 @@ def find(model: str) -> Shape:
 def for_macs(count: int) -> str:
     """A model that shows what so many Macs are good for."""
     return _SHOWN[min(count, len(_SHOWN)) - 1]
-
-
-def profile(shape: Shape) -> ModelProfile:
-    """The model as the solver sees it."""
-    element_bytes = _BITS[shape.weight_format] / 8
-    attention = shape.hidden * shape.head_dim * (2 * shape.num_heads + 2 * shape.num_kv_heads)
-    expert = 3 * shape.hidden * shape.intermediate
-    weights = attention + expert * shape.num_experts
-    active = attention + expert * shape.experts_per_token
-    layer = LayerProfile(
-        weight_bytes=int(weights * element_bytes),
-        active_weight_bytes=int(active * element_bytes),
-        flops_per_token=2 * active,
-        attention_flops_per_token_pair=4 * shape.num_heads * shape.head_dim,
-        weight_format=shape.weight_format,
-        kv=KVProfile(KVKind.FULL, 4 * shape.num_kv_heads * shape.head_dim, 0, shape.context_tokens),
-    )
-    table = shape.hidden * shape.vocab_size
-    return ModelProfile(
-        model=shape.id,
-        model_type=shape.model_type,
-        layers=(layer,) * shape.num_layers,
-        embedding_bytes=int(table * element_bytes),
-        head_bytes=int(table * element_bytes),
-        head_flops_per_token=2 * table,
-        hidden_size=shape.hidden,
-        vocab_size=shape.vocab_size,
-        activation_bytes_per_token=2 * shape.hidden,
-        context_tokens=shape.context_tokens,
-        weight_format=shape.weight_format,
-        head_weight_format=shape.weight_format,
-    )
-
-
-def weight_formats() -> tuple[str, ...]:
-    """Those that a Mac of the demonstration is measured with."""
-    return tuple(_BITS)

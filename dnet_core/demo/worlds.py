@@ -17,6 +17,7 @@ from dnet_core.demo import macs, models
 from dnet_core.demo.rings import decode_ring, prompt_ring
 from dnet_core.demo.simulator import Passage, SimulatedRing, Simulator
 from dnet_core.planning import Prepared, Wishes
+from dnet_core.profile.published import published_profile
 from dnet_core.solve.problem import build
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import StageTime
@@ -88,9 +89,8 @@ class Macs:
 
     def __init__(self, count: int) -> None:
         desk = macs.desk(count)
-        formats = models.weight_formats()
         self.peers = tuple(macs.peer(mac, index) for index, mac in enumerate(desk))
-        self._devices = tuple(macs.profile(mac, formats) for mac in desk)
+        self._devices = tuple(macs.profile(mac) for mac in desk)
         self._links = macs.links(desk)
 
     def num_tokens(self, text: str) -> int:
@@ -120,7 +120,7 @@ class Macs:
         return await asyncio.to_thread(PlacedOnMacs, prepared)
 
     def _request(self, model: str, wishes: Wishes, gone: frozenset[str]) -> SolveRequest:
-        profile = models.profile(models.find(model))
+        profile = published_profile(models.find(model))
         devices = tuple(device for device in self._devices if device.peer not in gone)
         return planning.request_from(profile, devices, self._links, CHUNK_TOKENS, wishes)
 

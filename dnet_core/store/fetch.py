@@ -16,8 +16,10 @@ from huggingface_hub import constants, try_to_load_from_cache
 from dnet_core.settings import child_environment
 from dnet_core.store.checkpoint import CONFIG_NAME, INDEX_NAME, Checkpoint, build_checkpoint, parse_index
 from dnet_core.store.child import Progress, run_child
+from dnet_core.types.models import ModelEntry, ModelOrigin
 
 _HUB = "dnet_core.store.hub"
+_HUB_SEARCH = "dnet_core.store.hub_search"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 
@@ -63,6 +65,26 @@ async def fetch_headers(hub_id: HubId) -> Checkpoint:
     weight_map = parse_index(texts[INDEX_NAME], f"{hub_id}: {INDEX_NAME}") if INDEX_NAME in texts else None
     generation = texts.get("generation_config.json")
     return build_checkpoint(str(hub_id), None, texts[CONFIG_NAME], generation, headers, weight_map)
+
+
+async def search_hub(words: str) -> tuple[ModelEntry, ...]:
+    """The models on the hub whose names have `words`, most downloaded first. Cancelling ends the search.
+
+    Raises LoadError when the hub does not answer.
+    """
+    found = await run_child(_HUB_SEARCH, [words], _environment(), lambda _done, _total: None)
+    return tuple(
+        ModelEntry(
+            id=model["id"],
+            origin=ModelOrigin.FOUND,
+            size_bytes=model["bytes"],
+            here_bytes=0,
+            quantization=f"{model['bits']}bit" if model["bits"] else None,
+            num_layers=model["layers"],
+            is_gated=model["gated"],
+        )
+        for model in found
+    )
 
 
 def find_cached(hub_id: HubId) -> Path | None:

@@ -61,7 +61,7 @@ _FIRST_READ_BYTES = 100_000  # holds most safetensors headers, so that one reque
 _RESUMED_BYTES = 1024 * 1024  # smaller files are fetched anew after an interruption
 _REPORT_BYTES = 1024 * 1024  # between two progress lines
 # The root of all transport errors: httpx's in hub 1.x, httpx2's in hub 2.x.
-_TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
+TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 
 
 def is_wanted(name: str) -> bool:
@@ -263,7 +263,7 @@ def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
         if status in (401, 403):
             raise RequestError(f"the hub refuses {hub_id} ({status}): {login}") from error
         raise LoadError(f"the hub failed for {hub_id} ({status}): try again later") from error
-    except _TransportError as error:
+    except TransportError as error:
         raise LoadError(
             f"the hub at {constants.ENDPOINT} cannot be reached for {hub_id}"
             f" ({type(error).__name__}: {error}): check the network"

@@ -1,5 +1,6 @@
 """A hub of one machine: the few routes that the hub library uses, over real HTTP.
 
+GET  /api/models?search=WORDS                          what is there
 GET  /api/models/OWNER/NAME/revision/REV?blobs=true    files with sizes
 HEAD /OWNER/NAME/resolve/REV/FILE                      size, ETag, commit
 GET  ...                                               content, with ranges
@@ -16,6 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from tests.tiny_models import write_tiny_model
 
 COMMIT = "c0ffee" + "0" * 34
 _API = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
@@ -28,6 +35,7 @@ class Hub:
 
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
+    described: dict[str, dict[str, object]] = field(default_factory=dict)  # what a search tells of them
     gated: set[str] = field(default_factory=set)  # need the token
     token: str = "let-me-in"
     broken_status: int | None = None  # answers everything so
@@ -63,6 +71,8 @@ def running_hub() -> Iterator[Hub]:
 
         def _serve(self) -> None:
             hub.requests.append((self.command, self.path, self.headers.get("Range")))
+            if self.path.startswith("/api/models?"):
+                return self._send_found()
             api, file = _API.match(self.path), _FILE.match(self.path)
             match = api or file
             if hub.broken_status is not None:
@@ -81,6 +91,18 @@ def running_hub() -> Iterator[Hub]:
                 return self._refuse(404, "EntryNotFound")
             return self._send_file(folder / file[3])
 
+        def _send_found(self) -> None:
+            if hub.broken_status is not None:
+                return self._refuse(hub.broken_status, None)
+            asked = parse_qs(urlsplit(self.path).query)
+            words = asked.get("search", [""])[0].lower()
+            found = [
+                {"id": name, "gated": "manual" if name in hub.gated else False, **hub.described.get(name, {})}
+                for name in hub.repositories
+                if words in name.lower()
+            ]
+            return self._send_json(found)
+
         def _refuse(self, status: int, code: str | None) -> None:
             self.send_response(status)
             if code is not None:
@@ -91,7 +113,10 @@ def running_hub() -> Iterator[Hub]:
         def _send_listing(self, repository: str, folder: Path) -> None:
             files = sorted(f for f in folder.rglob("*") if f.is_file())
             siblings = [{"rfilename": str(f.relative_to(folder)), "size": f.stat().st_size} for f in files]
-            body = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
+            self._send_json({"id": repository, "sha": COMMIT, "siblings": siblings})
+
+        def _send_json(self, value: object) -> None:
+            body = json.dumps(value).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -137,3 +162,33 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def hub_of_one_model(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve `tiny/llama`; cache and home are in `folder`, for this process and those that it starts."""
+    cache = folder / "hf" / "hub"
+    origin = write_tiny_model("llama", folder / "origin", num_files=2)
+    (origin / "modeling_llama.py").write_text("raise SystemExit")
+    (origin / "pytorch_model.bin").write_bytes(b"pickle")
+    (origin / "consolidated.safetensors").write_bytes(b"other")
+    (origin / "README.md").write_text("words")
+    with running_hub() as hub:
+        hub.repositories["tiny/llama"] = origin
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_HOME", str(folder / "hf"))
+        patch.setenv("DNET_HOME", str(folder / "dnet"))
+        # The head's copy of the library has read its environment already.
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield hub
+
+
+def in_one_large_file(hub: Hub) -> None:
+    """Make `tiny/llama` a few MB in one file, which a fetch can take up where it stopped."""
+    folder = hub.repositories["tiny/llama"]
+    write_tiny_model("llama", folder, overrides={"hidden_size": 512, "intermediate_size": 1024})
+    for file in folder.glob("model*of-00002*"):
+        file.unlink()
+    (folder / "model.safetensors.index.json").unlink()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,31 +16,9 @@ from dnet_core.store.catalog import ModelKind, list_local, resolve
 from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.store.fetch import HubId, fetch, fetch_headers, parse_hub_id
 from dnet_core.store.hub import is_wanted
-from tests.tiny_models import write_tiny_model
-from tests.unit.store.hub_server import COMMIT, Hub, running_hub
+from tests.unit.store.hub_server import COMMIT, Hub, in_one_large_file
 
 MODEL = HubId("tiny/llama", "main")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one model, and a cache and home of this test's own."""
-    cache = tmp_path / "hf" / "hub"
-    folder = write_tiny_model("llama", tmp_path / "origin", num_files=2)
-    (folder / "modeling_llama.py").write_text("raise SystemExit")
-    (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    (folder / "consolidated.safetensors").write_bytes(b"other")
-    (folder / "README.md").write_text("words")
-    with running_hub() as hub:
-        hub.repositories[MODEL.repository] = folder
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("DNET_HOME", str(tmp_path / "dnet"))
-        # The head's copy of the library has read its environment already.
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        yield hub
 
 
 def ignore(_done_bytes: int, _total_bytes: int) -> None:
@@ -116,10 +93,7 @@ async def test_a_model_with_a_missing_file_is_completed(hub: Hub) -> None:
 
 async def test_cancelling_stops_the_download_and_the_next_one_resumes(hub: Hub) -> None:
     folder = hub.repositories[MODEL.repository]
-    write_tiny_model("llama", folder, overrides={"hidden_size": 512, "intermediate_size": 1024})
-    for file in folder.glob("model*of-00002*"):
-        file.unlink()
-    (folder / "model.safetensors.index.json").unlink()
+    in_one_large_file(hub)
     hub.stall_after_bytes = 5 * 2**19  # 2.5 MiB: two whole chunks of the download, and a half
     arrived = asyncio.Event()
 

@@ -1,0 +1,96 @@
+"""The coordinator's library on a real shard: what fits, downloads beside a chat, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.coordinator import Coordinator
+from dnet_core.errors import RequestError
+from dnet_core.events import DownloadEnded, DownloadProgressed
+from dnet_core.store.catalog import SAMPLE_ID
+from dnet_core.types.models import Fits, ModelOrigin, TooBig
+from tests.unit.store.hub_server import Hub, hub_of_one_model, in_one_large_file
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_of_one_model(tmp_path, monkeypatch) as hub:
+        yield hub
+
+
+async def test_the_solver_says_what_would_fit_before_anything_is_loaded(hub: Hub) -> None:
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring:
+        sample = await ring.library.fit(SAMPLE_ID)
+        assert isinstance(sample, Fits)
+        assert (sample.num_layers, sample.num_streamed) == (30, 0)
+        assert sample.tokens_per_s > 0.1
+        tiny = await ring.library.fit("tiny/llama")
+        assert isinstance(tiny, Fits)
+        assert tiny.tokens_per_s > sample.tokens_per_s
+        assert not [name for name, span in hub.contents() if name.endswith("safetensors") and span is None], (
+            "only headers were asked for"
+        )
+        largest = (await ring.library.well_known())[-1]
+        assert largest.size_bytes is not None
+        assert largest.size_bytes > 200e9
+        fit = await ring.library.fit(largest.id)
+        assert isinstance(fit, TooBig) or fit.num_streamed > 0
+        assert ring.loaded is None
+
+
+async def test_a_download_runs_beside_everything_else_and_ends(hub: Hub) -> None:
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
+        with pytest.raises(RequestError, match="not on the hub"):
+            ring.library.start_download("not a model")
+        ring.library.start_download("tiny/llama")
+        assert ring.library.downloading == ("tiny/llama",)
+        with pytest.raises(RequestError, match="being fetched"):
+            await ring.library.delete("tiny/llama")
+        progress: list[DownloadProgressed] = []
+        async with asyncio.timeout(60):
+            async for event in events:
+                if isinstance(event, DownloadProgressed):
+                    progress.append(event)
+                if isinstance(event, DownloadEnded):
+                    assert event == DownloadEnded("tiny/llama", None)
+                    break
+        assert progress[-1].done_bytes == progress[-1].total_bytes > 0
+        here = {entry.id: entry for entry in await ring.library.here()}
+        assert here["tiny/llama"].origin is ModelOrigin.CACHED
+        assert await ring.library.delete("tiny/llama") > 0
+
+
+async def test_cancelling_a_download_keeps_what_came(hub: Hub) -> None:
+    in_one_large_file(hub)
+    hub.stall_after_bytes = 5 * 2**19
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
+        ring.library.start_download("tiny/llama")
+        async with asyncio.timeout(60):
+            async for event in events:
+                if isinstance(event, DownloadProgressed):
+                    ring.library.cancel_download("tiny/llama")
+                if isinstance(event, DownloadEnded):
+                    assert event.problem == "stopped"
+                    break
+        assert ring.library.downloading == ()
+        partial = next(entry for entry in await ring.library.here() if entry.id == "tiny/llama")
+        assert partial.origin is ModelOrigin.PARTIAL
+        assert partial.size_bytes is not None
+        assert 0 < partial.here_bytes < partial.size_bytes
+
+
+async def test_a_gated_model_says_what_to_do(hub: Hub) -> None:
+    hub.gated.add("tiny/llama")
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
+        ring.library.start_download("tiny/llama")
+        async with asyncio.timeout(60):
+            async for event in events:
+                if isinstance(event, DownloadEnded):
+                    assert event.problem is not None
+                    assert "set HF_TOKEN" in event.problem
+                    break
