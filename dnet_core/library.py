@@ -7,7 +7,6 @@ measurement; they are kept until the devices change.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -38,7 +37,6 @@ _TYPICAL = LayerShape(hidden=2048, intermediate=6144, num_heads=16, num_kv_heads
 """What devices are measured with before anybody has asked for a model."""
 _FORMATS = (WeightFormat("bf16", Quantization(4, 64, "affine")), WeightFormat("bf16"))
 _DISK_READ_SIZE_BYTES = 16 * 1024 * 1024
-_PROGRESS_S = 0.2  # between two reports of a download
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +155,14 @@ class Library:
     async def _download(self, model: str) -> None:
         hub_id = parse_hub_id(model)
         assert hub_id is not None, "checked when it was asked for"
-        told_s, noted = float("-inf"), False
+        noted = False
 
         def progress(done_bytes: int, total_bytes: int) -> None:
-            nonlocal told_s, noted
+            nonlocal noted
             if not noted:
                 noted = True
                 shelf.begin_fetch(hub_id, total_bytes)
-            if time.monotonic() - told_s >= _PROGRESS_S or done_bytes == total_bytes:
-                told_s = time.monotonic()
-                self._emit(DownloadProgressed(model, done_bytes, total_bytes))
+            self._emit(DownloadProgressed(model, done_bytes, total_bytes))
 
         try:
             await fetch(hub_id, progress)

@@ -72,7 +72,7 @@ async def test_cancelling_a_download_keeps_what_came(hub: Hub) -> None:
         ring.library.start_download("tiny/llama")
         async with asyncio.timeout(60):
             async for event in events:
-                if isinstance(event, DownloadProgressed):
+                if isinstance(event, DownloadProgressed) and event.done_bytes > 2**20:
                     ring.library.cancel_download("tiny/llama")
                 if isinstance(event, DownloadEnded):
                     assert event.problem == "stopped"
