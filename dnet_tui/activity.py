@@ -13,6 +13,8 @@ from typing import assert_never
 
 from dnet_core.events import (
     DevicesMeasured,
+    DownloadEnded,
+    DownloadProgressed,
     Event,
     FetchProgressed,
     LapMeasured,
@@ -74,8 +76,11 @@ class Activity:
 def note(activity: Activity, event: Event, at: datetime) -> Activity:
     """Return `activity` after `event`."""
     match event:
-        case LoadProgressed() | MemoryReported():
+        case LoadProgressed() | MemoryReported() | DownloadProgressed():
             return activity
+        case DownloadEnded(model=model, problem=problem):
+            text = f"{model} is here" if problem is None else f"{model} was not fetched: {problem}"
+            tone = Tone.GOOD if problem is None else Tone.BAD
         case FetchProgressed():
             return _fetched(activity, event, at)
         case SessionStarted() | LapMeasured() | SessionEnded():
