@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+
+settings.register_profile("long", max_examples=4000)
+"""`pytest --hypothesis-profile=long`: property tests that say no number of their own, for hours."""
 
 
 @pytest.fixture(scope="session", autouse=True)
