@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import grpc
@@ -23,8 +23,8 @@ from dnet_core.errors import DnetError, NotReady, StartError
 from dnet_core.events import Event, PeerJoined, PeerLeft
 from dnet_core.profile.device import profile_from_json
 from dnet_core.profile.links import best_links
-from dnet_core.settings import inherited_cluster_key, paths
-from dnet_core.tasks import Held, TaskScope
+from dnet_core.settings import TIMEOUTS, inherited_cluster_key, paths
+from dnet_core.tasks import TaskScope
 from dnet_core.transport import tls
 from dnet_core.transport.control import Hop, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
@@ -35,6 +35,9 @@ from dnet_core.types.profiles import DeviceProfile, LinkProfile, ProfileRequest
 log = logging.getLogger(__name__)
 
 RETURN_PROBE_S = 2.0
+
+RESTART_PAUSE_S = 2.0
+"""A local shard whose process ends by itself is started once more after this long."""
 
 SETTLE_S = 3.0
 """How long the first plan waits for shards that were named or announce themselves."""
@@ -49,6 +52,7 @@ class Cluster:
         self._emit = emit
         self._peers: dict[str, Peer] = {}
         self._discovered: dict[str, Peer] = {}
+        self._local: dict[str, LocalShard] = {}  # whose processes run
         self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
         self._started = asyncio.Event()
         self._settled = asyncio.Event()
@@ -212,20 +216,30 @@ class Cluster:
     def lose(self, name: str, reason: str) -> None:
         """Leave out a peer whose ring stream broke, until it answers again."""
         peer = self._peers.get(name)
-        if peer is not None and peer.source is not PeerSource.LOCAL:  # of a local one its process tells
-            self._leave(name, reason)
-            self._tasks.start(self._wait_for_return(peer))
+        if peer is not None:
+            self._tasks.start(self._lose(peer, reason))
 
-    async def _wait_for_return(self, peer: Peer) -> None:
-        """Take `peer` back when it answers, or leave it to discovery to find it again."""
-        while self._discovered.get(peer.name) == peer and peer.name not in self._peers:
+    async def _lose(self, peer: Peer, reason: str) -> None:
+        shard = self._local.get(peer.name)
+        if shard is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TIMEOUTS.stop_child_s):  # the end of its process says more
+                    await shard.exited()
+                    return
+        self._leave(peer.name, reason)
+        while self._is_known(peer) and peer.name not in self._peers:
             await asyncio.sleep(RETURN_PROBE_S)
             try:
                 await self._describe(peer.target)
             except DnetError:
                 continue
-            if self._discovered.get(peer.name) == peer:
+            if self._is_known(peer) and peer.name not in self._peers:
                 self._join(peer)
+
+    def _is_known(self, peer: Peer) -> bool:
+        """Whether `peer` may come back as it was; else discovery, or a new start, finds it again."""
+        shard = self._local.get(peer.name)
+        return self._discovered.get(peer.name) == peer or (shard is not None and shard.peer == peer)
 
     def _leave(self, name: str, reason: str) -> None:
         if self._peers.pop(name, None) is not None:
@@ -241,24 +255,40 @@ class Cluster:
         host = "0.0.0.0" if self._options.looks_around else "127.0.0.1"  # noqa: S104 - mutual TLS guards it
         memory = self._options.memory.text if self._options.memory else None
         options = LocalOptions(self._options.name, self._key.text, host, self._options.grpc_port, memory)
+        loop = asyncio.get_running_loop()
+        starting: list[asyncio.Future[Peer]] = [loop.create_future() for _ in names]
+        for i, (name, started) in enumerate(zip(names, starting, strict=True)):
+            self._tasks.start(self._run_local(name, options if i == 0 else _any_port(options), started))
         try:
-            async with AsyncExitStack() as stack:
-                starting = [
-                    Held.open(self._tasks, local_shard(name, options if i == 0 else _any_port(options)))
-                    for i, name in enumerate(names)
-                ]
-                for held in await asyncio.gather(*starting):
-                    stack.push_async_callback(held.release)
-                    self._join(held.value.peer)
-                    self._tasks.start(self._watch_local(held.value))
-                self._started.set()
-                await asyncio.Event().wait()
+            for peer in await asyncio.gather(*starting):
+                if peer.name in self._local:  # else it has ended already
+                    self._join(peer)
         except StartError as error:
             self._failure = error
-            self._started.set()
+        self._started.set()
+
+    async def _run_local(self, name: str, options: LocalOptions, started: asyncio.Future[Peer]) -> None:
+        """Run a local shard. If its process ends by itself another one follows, once, and joins."""
+        try:
+            async with local_shard(name, options) as shard:
+                self._local[name] = shard
+                started.set_result(shard.peer)
+                await self._watch_local(shard)
+        except StartError as error:
+            started.set_exception(error)
+            return
+        await asyncio.sleep(RESTART_PAUSE_S)
+        try:
+            async with local_shard(name, options) as shard:
+                self._local[name] = shard
+                self._join(shard.peer)
+                await self._watch_local(shard)
+        except StartError as error:
+            log.error("%s", error)  # noqa: TRY400 - what happened, not where in the code
 
     async def _watch_local(self, shard: LocalShard) -> None:
         code = await shard.exited()
+        del self._local[shard.peer.name]
         self._leave(shard.peer.name, f"its process ended with exit code {code}")
 
     async def _look_around(self) -> None:

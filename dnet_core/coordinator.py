@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,32 +20,33 @@ from dnet_core import planning
 from dnet_core.accuracy import Accuracy
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
-from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost
+from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned, RequestError
 from dnet_core.events import (
     DevicesMeasured,
     Event,
-    FetchProgressed,
     LoadFailed,
-    LoadProgressed,
     LoadStarted,
     ModelLoaded,
     ModelUnloaded,
     PeerJoined,
+    PeerOffered,
     PlanMade,
     PlanStarted,
+    Recovered,
+    RingLost,
 )
-from dnet_core.generate.driver import Driver, drive
+from dnet_core.generate.driver import Driver
+from dnet_core.generate.recover import answer, converse, embedding
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.library import Library
+from dnet_core.loading import LoadedModel, Ring, load_shards, open_ring, read_source, unload_shards
 from dnet_core.planning import Prepared, Wishes
+from dnet_core.recovery import Recovery
 from dnet_core.settings import paths
-from dnet_core.store.catalog import resolve
-from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
-from dnet_core.tasks import Held, TaskScope
+from dnet_core.tasks import TaskScope
 from dnet_core.telemetry import Telemetry
-from dnet_core.transport.control import Hop, LoadOrder, LoadStep, ShardStatus
-from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.control import ShardStatus
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_core.types.plan import Pin, Solution, SolveRequest
@@ -55,23 +56,6 @@ log = logging.getLogger(__name__)
 
 SUBSCRIBER_EVENTS = 4096
 """A listener that falls this far behind loses the oldest events; it is told in the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """What is loaded now."""
-
-    model: str
-    plan: RingPlan
-    context_tokens: int
-    loaded_at_unix_s: int
-    thinking_switches: tuple[str, ...]  # the template's variables that say whether to think before answering
-
-
-@dataclass(frozen=True, slots=True)
-class _Ring:
-    loaded: LoadedModel
-    driver: Held[Driver]
 
 
 class Coordinator:
@@ -85,7 +69,7 @@ class Coordinator:
         self._telemetry = Telemetry(self._cluster, self._tasks, self._emit)
         self._subscribers: set[asyncio.Queue[Event]] = set()
         self._changing = asyncio.Lock()
-        self._ring: _Ring | None = None
+        self._ring: Ring | None = None
         self._prepared: Prepared | None = None
         self.library = Library(
             self._cluster,
@@ -96,6 +80,10 @@ class Coordinator:
             wishes=self._wishes,
         )
         """Which models there are, and what they would do here."""
+        self._known: Prepared | None = None  # with which the loaded model was placed, every device then there
+        self._recovery: asyncio.Task[None] | None = None
+        self._lost: set[str] = set()  # by the loaded ring, and those before it since the model was loaded
+        self._holders: set[str] = set()  # devices that may hold weights
         self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
     async def __aenter__(self) -> Self:
@@ -128,8 +116,10 @@ class Coordinator:
             self._telemetry.listen(bool(self._subscribers))
 
     def _hear(self, event: Event) -> None:
-        """Take what the cluster tells."""
+        """Take what the cluster tells; a device that is back is offered."""
         self._emit(event)
+        if isinstance(event, PeerJoined) and event.peer.name in self.offered and not self._is_recovering:
+            self._offer(event.peer.name)
         if isinstance(event, PeerJoined) and event.peer.cannot_join is None:
             self._telemetry.watch(event.peer)
 
@@ -271,138 +261,162 @@ class Coordinator:
         wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
         """
-        if self._changing.locked():
+        if self._changing.locked() and not self._is_recovering:
             raise NotReady("a model is being loaded: wait for it or cancel it")
+        self._stop_recovery()
         async with self._changing:
-            await self._drop()
+            await self._drop(NotReady("another model is being loaded"))
             begun = time.monotonic()
             try:
-                loaded = await self._load(canonical(model), plan, chunk_tokens)
+                ring = await self._load(canonical(model), plan, chunk_tokens)
             except DnetError as error:
                 self._emit(LoadFailed(model, str(error)))
                 raise
-            self._emit(ModelLoaded(loaded.plan, time.monotonic() - begun))
-            return loaded
+            self._emit(ModelLoaded(ring.loaded.plan, time.monotonic() - begun))
+            self._serve(ring)
+            return ring.loaded
 
-    async def _load(
-        self, model: str, plan: RingPlan | Solution | None, chunk_tokens: int | None
-    ) -> LoadedModel:
-        directory = await resolve(model, lambda done, total: self._emit(FetchProgressed(model, done, total)))
-        checkpoint = read_checkpoint(directory)
-        tokenizer = Tokenizer.load(directory)
+    async def _load(self, model: str, plan: RingPlan | Solution | None, chunk_tokens: int | None) -> Ring:
+        source = await read_source(model, self._emit)
         await self._cluster.usable_peers()
         if isinstance(plan, Solution):
             plan = self._keep(replace(self._facts(), solution=plan)).solution.plan
         elif plan is None:
             plan = (await self.prepare(model)).solution.plan
-        orders = self._orders(plan)
-        self._emit(LoadStarted(plan))
-        async with AsyncExitStack() as stack:
-            shards = {
-                a.peer: await stack.enter_async_context(self._cluster.client(a.peer))
-                for a in plan.assignments
-            }
-            await self._load_shards(orders, shards, checkpoint)
-            chunk_tokens = chunk_tokens or await planning.chunk_tokens_of(
-                self._cluster, tuple(self._cluster.peer(name) for name in shards)
-            )
-            path = tuple(shards[a.peer] for a in plan.assignments)
-            driving = drive(path, tokenizer, plan.context_tokens, chunk_tokens, self._emit, self._lose_ring)
-            held = await Held.open(self._tasks, _with_channels(driving, stack.pop_all()))
-        switches = thinking_switches(tokenizer.chat_template(with_tools=False))
+        self._known = self._prepared if self._prepared and self._prepared.model == model else None
+        switches = thinking_switches(source.tokenizer.chat_template(with_tools=False))
         loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches)
-        self._ring = _Ring(loaded, held)
-        return loaded
-
-    async def _load_shards(
-        self, orders: dict[str, LoadOrder], shards: dict[str, ShardClient], checkpoint: Checkpoint
-    ) -> None:
-        loading = asyncio.gather(*(self._load_shard(shards[name], orders[name]) for name in shards))
+        self._emit(LoadStarted(plan))
+        self._holders.update(assignment.peer for assignment in plan.assignments)
         try:
-            prints = await loading
-        except BaseException:  # a failure here and a cancel from outside undo the same
-            loading.cancel()
-            with suppress(asyncio.CancelledError, DnetError):
-                await loading
-            await asyncio.gather(*(s.unload() for s in shards.values()), return_exceptions=True)
-            raise
-        for name, fingerprint in zip(shards, prints, strict=True):
-            if fingerprint != checkpoint.fingerprint:
-                await asyncio.gather(*(s.unload() for s in shards.values()), return_exceptions=True)
-                raise LoadError(
-                    f"{name} has other files under the name '{orders[name].model}' than this machine:"
-                    " delete that copy there, or load a revision by name (owner/name@revision)"
-                )
-
-    def _orders(self, plan: RingPlan) -> dict[str, LoadOrder]:
-        """What each device is told; the ring closes from the last assignment to the first."""
-        ring = [self._cluster.peer(assignment.peer) for assignment in plan.assignments]
-        hops = zip(ring, (*ring[1:], ring[0]), strict=True)
-        return {
-            assignment.peer: LoadOrder(
-                model=plan.model,
-                num_layers=plan.num_layers,
-                windows=assignment.windows,
-                streamed=assignment.streamed,
-                num_buffers=assignment.num_buffers,
-                context_tokens=plan.context_tokens,
-                kv_bits=plan.kv_bits,
-                next=None if source == target else Hop(target.name, self._cluster.target(source, target)),
+            await load_shards(self._cluster, plan, source, self._emit)
+            chunk_tokens = chunk_tokens or await planning.chunk_tokens_of(
+                self._cluster, tuple(self._cluster.peer(a.peer) for a in plan.assignments)
             )
-            for assignment, (source, target) in zip(plan.assignments, hops, strict=True)
-        }
-
-    async def _load_shard(self, shard: ShardClient, order: LoadOrder) -> str:
-        """Load one shard; returns the fingerprint of the files it read."""
-        fingerprint = ""
-        async with aclosing(shard.load(order)) as reports:
-            async for report in reports:
-                match report.step:
-                    case LoadStep.FETCH:
-                        self._emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes))
-                    case LoadStep.READ:
-                        self._emit(LoadProgressed(shard.peer, report.done_bytes, report.total_bytes))
-                    case LoadStep.WARM:
-                        pass
-                    case LoadStep.READY:
-                        fingerprint = report.fingerprint
-        return fingerprint
+            return await open_ring(
+                self._cluster, self._tasks, loaded, source, chunk_tokens, self._emit, self._lose
+            )
+        except BaseException:  # a failure here and a cancel from outside undo the same
+            await self._free()
+            raise
 
     async def unload(self) -> None:
         """Free every shard. Nothing happens when nothing is loaded."""
+        self._stop_recovery()
         async with self._changing:
-            await self._drop()
+            await self._drop(NotReady("the model was unloaded"))
 
-    async def _drop(self) -> None:
+    async def _drop(self, why: DnetError) -> None:
+        """End the loaded ring, if there is one, for good: its answers are told `why`."""
         ring, self._ring = self._ring, None
         if ring is None:
             return
-        await ring.driver.value.unload()
-        await ring.driver.release()
+        self._lost.clear()
+        ring.driver.give_up(why)
+        await ring.held.release()
+        await self._free()
         self._emit(ModelUnloaded(ring.loaded.model))
 
-    def _lose_ring(self, error: DnetError) -> None:
-        """A shard of the loaded ring is gone: what is loaded on the others is of no use any more."""
-        log.error("%s", error)
-        if isinstance(error, PeerLost):
-            self._cluster.lose(error.peer, str(error))
-        if self._ring is not None:
-            self._emit(LoadFailed(self._ring.loaded.model, str(error)))
-            self._tasks.start(self._unload_lost(self._ring))
+    async def _free(self) -> None:
+        """Unload every shard that may hold weights."""
+        holders, self._holders = self._holders, set()
+        await unload_shards(self._cluster, holders)
 
-    async def _unload_lost(self, ring: _Ring) -> None:
+    # ---- recover ----
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Devices that the loaded model has lost and that are back: `take_in` lets them take part again."""
+        return tuple(peer.name for peer in self.peers if peer.name in self._lost and peer.cannot_join is None)
+
+    async def take_in(self, name: str) -> LoadedModel:
+        """Place the loaded model anew, with the device `name` that it had lost; answers pause meanwhile.
+
+        Raises NotReady or RequestError when that cannot be, and DnetErrors when the model is lost over it.
+        """
+        ring = self._ring
+        if ring is None or self._changing.locked() or ring.driver.end is not None:
+            raise NotReady(
+                "no model is loaded" if ring is None else "layers are moving just now: wait a moment"
+            )
+        if name not in self.offered:
+            raise RequestError(f"'{name}' is not offered: {', '.join(self.offered) or 'no device'} is")
+        self._lost.discard(name)
+        ring.driver.finish(PeerReturned(name))
+        self._recovery = self._tasks.start(self._recover(ring))
+        await asyncio.shield(ring.driver.successor)
+        return self._ring.loaded if self._ring else ring.loaded
+
+    @property
+    def _is_recovering(self) -> bool:
+        return self._recovery is not None and not self._recovery.done()
+
+    def _stop_recovery(self) -> None:
+        if (
+            self._recovery is not None and self._ring is not None
+        ):  # else it gives up already, and frees shards
+            self._recovery.cancel()
+
+    def _serve(self, ring: Ring) -> None:
+        """From now on `ring` is what is loaded, unless it has been lost meanwhile."""
+        self._ring = ring
+        if ring.driver.end is not None:
+            self._recovery = self._tasks.start(self._recover(ring))
+
+    def _lose(self, driver: Driver, lost: PeerLost) -> None:
+        """A shard is gone: the answers of its ring wait while the others take over its layers."""
+        log.error("%s", lost)
+        self._cluster.lose(lost.peer, str(lost))
+        self._lost.add(lost.peer)
+        if self._ring is not None:
+            self._emit(RingLost(self._ring.loaded.model, lost.peer, str(lost)))
+            if self._ring.driver is driver and driver.end is lost:
+                self._recovery = self._tasks.start(self._recover(self._ring))
+
+    async def _recover(self, ring: Ring) -> None:
+        """Replace `ring`, which has ended, by one on the devices that are there, or drop it."""
+        begun = time.monotonic()
         async with self._changing:
-            if self._ring is ring:  # else another model has been loaded meanwhile
-                await self._drop()
+            if self._ring is not ring:  # another model has been loaded meanwhile
+                return
+            recovery = Recovery(
+                self._cluster,
+                self._tasks,
+                ring,
+                self._lost,
+                self._holders,
+                self._emit,
+                self._keep,
+                self._lose,
+            )
+            try:
+                found = await recovery.run(self._known, self._wishes)
+            except DnetError as error:
+                log.error("%s", error)  # noqa: TRY400 - what happened, not where in the code
+                self._emit(LoadFailed(ring.loaded.model, str(error)))
+                await self._drop(error)
+                return
+            self._known = found.facts
+            plan, seconds = found.ring.loaded.plan, time.monotonic() - begun
+            self._emit(Recovered(plan, seconds, found.solve_s, found.load_s))
+            ring.driver.successor.set_result(found.ring.driver)
+            self._serve(found.ring)
+        for name in self.offered:
+            self._offer(name)
+
+    def _offer(self, name: str) -> None:
+        if self._ring is not None:
+            self._emit(PeerOffered(name, self._ring.loaded.model))
 
     # ---- generate ----
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Continue a conversation; ends with GenerationDone. Close the generator to stop every shard.
 
-        Raises NotReady when nothing is loaded, RequestErrors, RingErrors.
+        When a shard is lost the answer pauses, and goes on without it. Raises NotReady when nothing is
+        loaded, RequestErrors, RingErrors, and InfeasiblePlan when what is left cannot hold the model.
         """
-        return self._driver().generate(request)
+        return converse(self._driver(), request, self._emit)
 
     def generate_from(
         self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()
@@ -411,14 +425,14 @@ class Coordinator:
 
         `shown` are special tokens whose spelling belongs to the text.
         """
-        return self._driver().generate_from(tokens, sampling, shown)
+        return answer(self._driver(), tokens, sampling, shown, self._emit)
 
     async def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
         """The mean of the loaded model's hidden states for `tokens`, as they are after its last norm.
 
-        Raises NotReady when nothing is loaded, RequestErrors, RingErrors.
+        Raises what `generate` raises.
         """
-        return await self._driver().embed(tokens)
+        return await embedding(self._driver(), tokens)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -429,15 +443,7 @@ class Coordinator:
         if self._ring is None:
             loading = self._changing.locked()
             raise NotReady("the model is still loading" if loading else "no model is loaded: load one first")
-        return self._ring.driver.value
-
-
-@asynccontextmanager
-async def _with_channels(
-    driving: AbstractAsyncContextManager[Driver], channels: AsyncExitStack
-) -> AsyncIterator[Driver]:
-    async with channels, driving as driver:
-        yield driver
+        return self._ring.driver
 
 
 def canonical(model: str) -> str:

@@ -12,6 +12,7 @@ DnetError
   ProfileError        a measurement of a device or link failed
   RingError           a hop failed
     PeerLost          a shard went away
+    PeerReturned      the ring ends, because a shard that is back takes part in the next one
     DeadlineExceeded  a named wait ran out
   ProtocolError       a frame or reply that this version does not understand
   TrustError          wrong or missing cluster key
@@ -103,6 +104,12 @@ class RingError(DnetError):
 class PeerLost(RingError):
     def __init__(self, peer: str, detail: str) -> None:
         super().__init__(f"{peer} left the ring: {detail}")
+        self.peer = peer
+
+
+class PeerReturned(RingError):
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"{peer} is back and takes part again: layers move")
         self.peer = peer
 
 

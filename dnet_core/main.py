@@ -13,9 +13,10 @@ from dnet_core import __version__, plan_commands
 from dnet_core.api.app import EndpointOptions, endpoint
 from dnet_core.api.turns import QueuePolicy
 from dnet_core.cluster_options import add_cluster_options, read_cluster_options
-from dnet_core.coordinator import Coordinator, LoadedModel
+from dnet_core.coordinator import Coordinator
 from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError, StartError
+from dnet_core.loading import LoadedModel
 from dnet_core.settings import inherited_api_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope

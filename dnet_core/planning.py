@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from dnet_core.cluster import Cluster
-from dnet_core.errors import RequestError
+from dnet_core.errors import InfeasiblePlan, RequestError
 from dnet_core.profile.device import request_for
 from dnet_core.profile.model import profile_model
 from dnet_core.store.catalog import read_headers
 from dnet_core.types.devices import Peer, PeerSource
 from dnet_core.types.plan import DeviceReason, Objective, Pin, Solution, SolveRequest
 from dnet_core.types.profiles import DeviceProfile, LinkProfile, ModelProfile
-from dnet_core.types.ring import LayerWindow, split_evenly
+from dnet_core.types.ring import LayerWindow, RingPlan, split_evenly
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,21 @@ class Prepared:
     solution: Solution
     one_machine: bool  # shards of one machine are started to try a ring: all of them take part
 
+    @property
+    def known(self) -> frozenset[str]:
+        """The devices that have been measured."""
+        return frozenset(device.peer for device in self.request.devices)
 
-async def prepare(cluster: Cluster, model: str, wishes: Wishes, told: Told) -> Prepared:
+
+async def prepare(
+    cluster: Cluster, model: str, wishes: Wishes, told: Told, without: Collection[str] = ()
+) -> Prepared:
     """Measure the devices and place `model` on them; nothing is loaded and no weight is fetched.
 
-    `told` hears the facts before the choice is made. Raises UnknownModel and other RequestErrors, NotReady,
-    InfeasiblePlan.
+    `without` are devices that are not even looked at. `told` hears the facts before the choice is made.
+    Raises UnknownModel and other RequestErrors, NotReady, InfeasiblePlan.
     """
-    peers = await cluster.usable_peers()
+    peers = tuple(peer for peer in await cluster.usable_peers() if peer.name not in without)
     request, failed = await _facts(cluster, peers, model, wishes)
     told(request)
     one_machine = is_one_machine(peers)
@@ -102,6 +109,32 @@ def replan(prepared: Prepared, excluded: Collection[str] = (), pins: tuple[Pin, 
     """
     request = replace(prepared.request, excluded=frozenset(excluded), pins=pins)
     return _with_unmeasured(prepared, place(request, one_machine=prepared.one_machine))
+
+
+def plan_on(prepared: Prepared, names: Collection[str], plan: RingPlan) -> Prepared:
+    """Place the model on the devices `names` alone, as `plan` serves it, from the facts of `prepared`.
+
+    A device that serves cannot be measured, and need not be: it is what it was. Pins are kept if they can be.
+    Raises InfeasiblePlan and RequestError.
+    """
+    old = prepared.request
+    request = replace(
+        old,
+        devices=tuple(device for device in old.devices if device.peer in names),
+        links=tuple(link for link in old.links if {link.source, link.target} <= set(names)),
+        pins=tuple(pin for pin in old.pins if pin.peer in names),
+        context_tokens=plan.context_tokens,
+        prompt_tokens=min(old.prompt_tokens, plan.context_tokens),
+        kv_bits=plan.kv_bits,
+    )
+    try:
+        solution = place(request, one_machine=prepared.one_machine)
+    except (InfeasiblePlan, RequestError):
+        if not request.pins:
+            raise
+        request = replace(request, pins=())
+        solution = place(request, one_machine=prepared.one_machine)
+    return replace(prepared, request=request, solution=solution)
 
 
 def predict(

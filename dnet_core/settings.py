@@ -67,6 +67,7 @@ class Timeouts:
     open_session_s: float = 10.0
     close_session_s: float = 5.0
     unload_s: float = 30.0
+    driver_gone_s: float = 2.0  # a head closes its streams before it loads anew: they may end a moment later
     profile_s: float = 60.0
     measure_link_s: float = 30.0
     load_silence_s: float = 120.0  # between two progress reports of a load

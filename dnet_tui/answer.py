@@ -37,7 +37,7 @@ class LiveAnswer:
                 self._phase = Reading(done, total, self._left_s(done, total))
             case TokenText():
                 self._take(event)
-            case Paused(lost=lost):
+            case Paused(peer=lost):
                 self._phase = Recovering(lost, self._num_tokens)
             case Resumed():
                 self._phase = Reading(0, None, None)

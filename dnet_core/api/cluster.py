@@ -22,8 +22,9 @@ from dnet_core.api.body import Body, Many
 from dnet_core.api.errors import ApiError
 from dnet_core.api.reading import read
 from dnet_core.api.service import Service
-from dnet_core.coordinator import LoadedModel, canonical
+from dnet_core.coordinator import canonical
 from dnet_core.errors import DnetError
+from dnet_core.loading import LoadedModel
 from dnet_core.plan_json import KV_NAMES, Json
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.transport.control import ShardStatus

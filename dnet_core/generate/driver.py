@@ -1,7 +1,8 @@
-"""The head's end of the ring: opens sessions on every shard, feeds prompts, hands on tokens.
+"""The head's end of one ring: opens sessions on every shard, feeds prompts, hands on tokens.
 
 The driver is not in the per-token loop: the tail sends each token straight to the first shard and tells the
-driver beside it. What the driver does per token is text.
+driver beside it. What the driver does per token is text. A ring that ends has a successor, or the reason why
+there is none; `recover.py` takes answers from one to the other.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import secrets
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 
 from dnet_core.errors import (
     ContextTooLong,
     DeadlineExceeded,
     DnetError,
-    NotReady,
+    PeerLost,
     ProtocolError,
     RequestError,
 )
@@ -27,7 +29,6 @@ from dnet_core.generate.session import (
     embedding_chunks,
     prompt_chunks,
 )
-from dnet_core.generate.thoughts import ThoughtReader, answer_markers, split_thoughts
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.settings import TIMEOUTS
 from dnet_core.transport.control import Purpose, SessionOrder
@@ -38,7 +39,6 @@ from dnet_core.transport.grpc_link import DRIVER_PREFIX, RingLink, ring_link
 from dnet_core.types.generation import (
     FinishReason,
     GenerationEvent,
-    GenerationRequest,
     PromptProgress,
     SamplingParams,
 )
@@ -48,7 +48,10 @@ CHUNKS_IN_FLIGHT_PER_SHARD = 2
 
 
 class Driver:
-    """Drives one loaded ring. Made by `drive`."""
+    """Drives one loaded ring. Made by `drive`.
+
+    `successor` is the driver that goes on when this one's ring has ended, or the reason why there is none.
+    """
 
     def __init__(
         self,
@@ -57,10 +60,11 @@ class Driver:
         context_tokens: int,
         chunk_tokens: int,
         emit: Callable[[Event], None],
-        on_lost: Callable[[DnetError], None],
+        on_lost: OnLost,
     ) -> None:
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
+        self.successor: asyncio.Future[Driver] = asyncio.get_running_loop().create_future()
         self._name = f"{DRIVER_PREFIX}{uuid.uuid4().hex}"
         self._shards = shards
         self._chunk_tokens = chunk_tokens
@@ -68,7 +72,8 @@ class Driver:
         self._on_lost = on_lost
         self._links: dict[str, RingLink] = {}
         self._live: dict[str, AnswerSession | EmbeddingSession] = {}
-        self._lost: DnetError | None = None
+        self._gone: set[str] = set()
+        self._end: DnetError | None = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -76,72 +81,76 @@ class Driver:
         async with AsyncExitStack() as stack:
             for shard in self._shards:
                 link = ring_link(
-                    shard.channel, shard.peer, self._name, TIMEOUTS.connect_s, self._receive, self._lose
+                    shard.channel,
+                    shard.peer,
+                    self._name,
+                    TIMEOUTS.connect_s,
+                    self._receive,
+                    partial(self._lose, shard.peer),
                 )
                 self._links[shard.peer] = await stack.enter_async_context(link)
             yield
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Continue a conversation; what the model thinks first is told apart from its answer.
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The shards, in ring order."""
+        return tuple(shard.peer for shard in self._shards)
 
-        The length of the prompt is told before anything is computed. See `generate_from`.
+    @property
+    def end(self) -> DnetError | None:
+        """Why this ring serves no more; None while it does."""
+        return self._end
+
+    def begin(
+        self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()
+    ) -> AnswerSession:
+        """A session that continues the prompt `tokens`, not run yet.
+
+        `shown` are special tokens whose spelling belongs to the text. Raises ContextTooLong and RequestError.
         """
-        tokenizer = self.tokenizer
-        markers = answer_markers(tokenizer)
-        text = tokenizer.apply_chat_template(request.messages, **dict(request.template_kwargs))
-        tokens = tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
-        is_open = markers.reasoning is not None and text.rstrip().endswith(markers.reasoning.start)
-        yield PromptProgress(0, len(tokens), ())
-        answer = self.generate_from(tokens, request.sampling, markers.shown)
-        async with aclosing(split_thoughts(answer, ThoughtReader(markers, is_open=is_open))) as events:
+        return AnswerSession(tokens, self._order(tokens, sampling), self.tokenizer, shown)
+
+    async def run(self, session: AnswerSession) -> AsyncGenerator[GenerationEvent, None]:
+        """Read what `session` has so far and generate until it finishes; closing stops every shard.
+
+        Raises RingErrors and what the shards raise. When `end` tells something then, it was not the session.
+        """
+        async with self._open(session), aclosing(self._drive(session)) as events:
             async for event in events:
                 yield event
 
-    async def generate_from(
-        self, tokens: tuple[int, ...], sampling: SamplingParams, shown: Collection[int] = ()
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """Continue the prompt `tokens`; ends with GenerationDone. Closing the generator stops every shard.
+    def give_up(self, why: DnetError) -> None:
+        """Serve no more, and nobody follows: sessions are told `why`."""
+        if not self.successor.done():
+            self.successor.set_exception(why)
+            self.successor.exception()  # it need not be anybody's concern
+        self.finish(why)
 
-        `shown` are special tokens whose spelling belongs to the text.
-        Raises ContextTooLong and RequestError before anything is computed, RingErrors later.
-        """
-        session = AnswerSession(self._order(tokens, sampling), self.tokenizer, shown)
-        name = session.order.session
-        self._live[name] = session
-        try:
-            await everywhere(shard.open_session(self._name, session.order) for shard in self._shards)
-            self._emit(SessionStarted(name, len(tokens)))
-            async for event in self._drive(session, tokens):
-                yield event
-            yield session.done()
-        finally:
-            del self._live[name]
-            self._emit(SessionEnded(name, session.finish, len(tokens), session.num_tokens))
-            await self._close(name)
+    def finish(self, why: DnetError) -> None:
+        """Serve no more: sessions go to the successor, when there is one."""
+        if self._end is not None:
+            return
+        self._end = why
+        for name, session in self._live.items():
+            session.mailbox.put_nowait(Fault(name, "", type(why).__name__, str(why)))
 
-    async def unload(self) -> None:
-        """End every session and free every shard; shards that are gone are free already."""
-        self._lose(NotReady("the model was unloaded"))
-        await asyncio.gather(*(shard.unload() for shard in self._shards), return_exceptions=True)
-
-    async def _drive(
-        self, session: AnswerSession, tokens: tuple[int, ...]
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        name = session.order.session
+    async def _drive(self, session: AnswerSession) -> AsyncGenerator[GenerationEvent, None]:
+        name, tokens = session.order.session, session.tokens
         waiting = prompt_chunks(name, tokens, self._chunk_tokens)[::-1]
         self._send_first(waiting)
         while session.finish is None:
             match await self._next_frame(session):
                 case PromptRead() as read:
                     self._send_next(waiting)
-                    self._emit(LapMeasured(name, read.position, read.stages))
+                    if session.is_prompt(read.position):
+                        self._emit(LapMeasured(session.name, read.position, read.stages))
                     yield PromptProgress(read.position, len(tokens), read.stages)
                 case Sampled() as sampled:
                     if sampled.stages:  # else a grammar forced it: it came with the token before it
-                        self._emit(LapMeasured(name, sampled.position, sampled.stages))
+                        self._emit(LapMeasured(session.name, sampled.position, sampled.stages))
                     yield session.take(sampled)
                 case Fault() as fault:
-                    raise self._lost or rebuild(fault.kind, fault.message, fault.peer)
+                    raise self._end or rebuild(fault.kind, fault.message, fault.peer)
                 case Embedded():
                     raise ProtocolError(f"an embedding arrived for the answer {name}")
 
@@ -152,18 +161,31 @@ class Driver:
         stops every shard.
         """
         session = EmbeddingSession(self._embedding_order(tokens))
-        name = session.order.session
-        self._live[name] = session
         finish: FinishReason | None = None
+        self._emit(SessionStarted(session.order.session, len(tokens)))
         try:
-            await everywhere(shard.open_session(self._name, session.order) for shard in self._shards)
-            self._emit(SessionStarted(name, len(tokens)))
-            values = await self._read_embedding(session, tokens)
+            async with self._open(session):
+                values = await self._read_embedding(session, tokens)
             finish = FinishReason.STOP
             return values
         finally:
+            self._emit(SessionEnded(session.order.session, finish, len(tokens), 0))
+
+    @asynccontextmanager
+    async def _open(self, session: AnswerSession | EmbeddingSession) -> AsyncIterator[None]:
+        """`session` is open on every shard while the block runs, and closed on all of them after it."""
+        name = session.order.session
+        self._live[name] = session
+        try:
+            if self._end is not None:
+                raise self._end
+            await everywhere(shard.open_session(self._name, session.order) for shard in self._shards)
+            yield
+        except PeerLost as error:
+            self._lose(error.peer, error)
+            raise
+        finally:
             del self._live[name]
-            self._emit(SessionEnded(name, finish, len(tokens), 0))
             await self._close(name)
 
     async def _read_embedding(self, session: EmbeddingSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
@@ -179,7 +201,7 @@ class Driver:
                     self._emit(LapMeasured(name, len(tokens), embedded.stages))
                     return embedded.values
                 case Fault() as fault:
-                    raise self._lost or rebuild(fault.kind, fault.message, fault.peer)
+                    raise self._end or rebuild(fault.kind, fault.message, fault.peer)
                 case Sampled():
                     raise ProtocolError(f"a token arrived for the embedding {name}")
 
@@ -193,8 +215,6 @@ class Driver:
             self._links[self._shards[0].peer].send(waiting.pop())
 
     async def _next_frame(self, session: AnswerSession | EmbeddingSession) -> DriverFrame:
-        if self._lost is not None:
-            raise self._lost
         try:
             async with asyncio.timeout(TIMEOUTS.lap_s):
                 return await session.mailbox.get()
@@ -202,13 +222,17 @@ class Driver:
             raise DeadlineExceeded("the ring", "finish a lap", TIMEOUTS.lap_s) from None
 
     async def _close(self, name: str) -> None:
-        """Stop every shard now, by a frame ahead of all others, then wait until each has freed the KV."""
+        """Stop every shard now, by a frame ahead of all others, then wait until each has freed the KV.
+
+        When the ring has ended its streams are closed, and with them goes all that they opened.
+        """
         for link in self._links.values():
             try:
                 link.send(Cancel(name))
             except DnetError:  # a shard that is gone holds no session
                 continue
-        await asyncio.gather(*(s.close_session(name) for s in self._shards), return_exceptions=True)
+        if self._end is None:
+            await asyncio.gather(*(s.close_session(name) for s in self._shards), return_exceptions=True)
 
     def _order(self, tokens: tuple[int, ...], sampling: SamplingParams) -> SessionOrder:
         if not tokens:
@@ -261,18 +285,24 @@ class Driver:
             raise RequestError(f"{what} names token {strange[0]}, but the model has {vocabulary} tokens")
 
     def _receive(self, frame: DriverFrame) -> None:
+        if isinstance(frame, Fault) and frame.kind == PeerLost.__name__:
+            # A hop between two shards is broken: it is the whole ring's, whichever session noticed it.
+            self._lose(frame.peer, rebuild(frame.kind, frame.message, frame.peer))
+            return
         session = self._live.get(frame.session)
         if session is not None:  # else closed while the frame was on its way
             session.mailbox.put_nowait(frame)
 
-    def _lose(self, error: DnetError) -> None:
-        if self._lost is not None:
+    def _lose(self, peer: str, error: DnetError) -> None:
+        if peer in self._gone:
             return
-        self._lost = error
-        if not isinstance(error, NotReady):
-            self._on_lost(error)
-        for name, session in self._live.items():
-            session.mailbox.put_nowait(Fault(name, "", type(error).__name__, str(error)))
+        self._gone.add(peer)
+        lost = error if isinstance(error, PeerLost) else PeerLost(peer, str(error))
+        self.finish(lost)
+        self._on_lost(self, lost)
+
+
+OnLost = Callable[[Driver, PeerLost], None]
 
 
 @asynccontextmanager
@@ -282,11 +312,11 @@ async def drive(
     context_tokens: int,
     chunk_tokens: int,
     emit: Callable[[Event], None],
-    on_lost: Callable[[DnetError], None],
+    on_lost: OnLost,
 ) -> AsyncIterator[Driver]:
     """Open the ring streams to `shards` (in ring order, loaded) and drive them until the block ends.
 
-    `on_lost` hears the first reason why the ring cannot go on.
+    `on_lost` hears of everybody who leaves the ring; the first one's leaving ends it.
     """
     driver = Driver(shards, tokenizer, context_tokens, chunk_tokens, emit, on_lost)
     async with driver.connected():

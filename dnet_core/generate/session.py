@@ -1,10 +1,12 @@
-"""One answer as the head sees it: its mailbox, its text, its counts and times."""
+"""One answer as the head sees it: its mailbox, its tokens and text, its counts and times."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Collection
+from dataclasses import replace
 
 from dnet_core.generate.detokenize import Detokenizer
 from dnet_core.generate.stop import StopMatcher
@@ -15,27 +17,63 @@ from dnet_core.types.generation import FinishReason, GenerationDone, TokenText
 
 
 class AnswerSession:
-    """Owned by the task that iterates the answer; the links only put frames into `mailbox`."""
+    """Owned by the task that iterates the answer; the links only put frames into `mailbox`.
 
-    def __init__(self, order: SessionOrder, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
+    An answer may outlive its ring: `move` makes it ready for another one, whose shards know nothing of it.
+    """
+
+    def __init__(
+        self, prompt: tuple[int, ...], order: SessionOrder, tokenizer: Tokenizer, shown: Collection[int] = ()
+    ) -> None:
         """`shown` are special tokens whose spelling belongs to the text."""
+        self.name = order.session  # what listeners call it, on whichever ring it runs
         self.order = order
         self.begun_s = time.monotonic()
         # No bound of its own: the tail sends one frame per prompt chunk and at most `max_tokens` more.
         self.mailbox: asyncio.Queue[DriverFrame] = asyncio.Queue()
         self.finish: FinishReason | None = None
-        self.num_tokens = 0
+        self._prompt = prompt
+        self._answered: list[int] = []
         self._detokenizer = Detokenizer(tokenizer, shown)
         self._stop = StopMatcher(order.sampling.stop) if order.sampling.stop else None
         self._first_s: float | None = None
         self._last_s = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the answer has so far."""
+        return len(self._answered)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All that a ring has to read before it can go on: the prompt, and the answer so far."""
+        return (*self._prompt, *self._answered)
+
+    def is_prompt(self, position: int) -> bool:
+        """Whether `position` lies in the prompt, not in what has been answered."""
+        return position < len(self._prompt)
+
+    def move(self) -> None:
+        """Make ready for another ring.
+
+        It gets a name of its own there, so that a frame that is still on its way from the ring before can
+        never be taken for one of this.
+        """
+        self.mailbox = asyncio.Queue()
+        context = self.order.sampling.penalty_context_tokens
+        self.order = replace(
+            self.order,
+            session=uuid.uuid4().hex,
+            recent_tokens=self.tokens[-context:] if context else (),
+            answered_tokens=tuple(self._answered),
+        )
 
     def take(self, frame: Sampled) -> TokenText:
         """Turn a sampled token into text; sets `finish` when the answer ends with it."""
         self._last_s = time.monotonic()
         if self._first_s is None:
             self._first_s = self._last_s
-        self.num_tokens += 1
+        self._answered.append(frame.token)
         piece = "" if frame.token in self.order.stop_tokens else self._detokenizer.add(frame.token)
         if frame.finish is not None:
             piece += self._detokenizer.flush()

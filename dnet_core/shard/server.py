@@ -32,6 +32,7 @@ from dnet_core.profile.device import profile_to_json
 from dnet_core.profile.links import measure_link
 from dnet_core.profile.measure import profile_device
 from dnet_core.settings import TIMEOUTS, paths
+from dnet_core.shard.kept import Kept, keep
 from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.memory import budget_bytes
 from dnet_core.shard.mlx_thread import MlxThread
@@ -63,7 +64,9 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     order: LoadOrder
+    fingerprint: str
     budget_bytes: int
+    model: WindowedModel
     runtime: Runtime
     hop: Held[RingLink] | None  # None: a ring of one
     undo: AsyncExitStack
@@ -101,6 +104,8 @@ class ShardServer:
         self._changing = asyncio.Lock()
         self._loaded: _Loaded | None = None
         self._outboxes: dict[str, asyncio.Queue[DriverFrame]] = {}
+        self._unserved = asyncio.Event()  # no driver is there
+        self._unserved.set()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -159,19 +164,19 @@ class ShardServer:
         )
 
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
-        """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
+        """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it.
+
+        Layers that stay in memory, of the same model, are not read again: a ring that is made anew moves few.
+        """
         if self._changing.locked():
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
-        if self._loaded is not None and self._outboxes:
-            raise NotReady(
-                f"{self.name} serves '{self._loaded.order.model}' to a head: unload it there first"
-            )
         async with self._changing:
-            await self._drop()
+            await self._leave_drivers()
+            loading = self._load(order, await self._drop(order))
             mx.reset_peak_memory()
             try:
                 # Closed here, not by the garbage collector: its frame holds the model.
-                async with aclosing(self._load(order)) as reports:
+                async with aclosing(loading) as reports:
                     async for report in reports:
                         yield report
             except BaseException as error:
@@ -182,7 +187,19 @@ class ShardServer:
                 if self._loaded is None:
                     await self._collect()
 
-    async def _load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
+    async def _leave_drivers(self) -> None:
+        """Return when no driver is served. Raises NotReady when one stays."""
+        if self._loaded is None:
+            return
+        try:
+            async with asyncio.timeout(TIMEOUTS.driver_gone_s):
+                await self._unserved.wait()
+        except TimeoutError:
+            raise NotReady(
+                f"{self.name} serves '{self._loaded.order.model}' to a head: unload it there first"
+            ) from None
+
+    async def _load(self, order: LoadOrder, kept: Kept | None) -> AsyncGenerator[LoadReport, None]:
         """Fetch, check, read, warm, connect: each step tells its progress."""
         budget = budget_bytes(self._memory)
         found: list[Path] = []
@@ -197,6 +214,9 @@ class ShardServer:
                 f" {order.num_layers}: the two machines have different models under this name"
             )
         await self._thread.call(partial(model.check_windows, order.windows))
+        if kept is not None:
+            await self._thread.call(partial(kept.put_into, model, checkpoint.fingerprint))
+        del kept  # what the model has not taken is not needed
         streamed: dict[int, StreamedLayer] = {}
         async with aclosing(self._read(order, model, checkpoint, streamed)) as reports:
             async for report in reports:
@@ -212,10 +232,10 @@ class ShardServer:
             for window in order.windows:
                 yield LoadReport(LoadStep.WARM, 0, 0, "")
                 await self._thread.call(partial(runtime.warm, window))
-            is_tail = order.windows[-1].stop == order.num_layers
-            grammars = await self._thread.call(partial(_grammars, found[0])) if is_tail else None
+            grammars = await self._thread.call(partial(_grammars, found[0])) if order.is_last else None
             hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
-            self._loaded = _Loaded(order, budget, runtime, hop, undo.pop_all(), grammars)
+            files = checkpoint.fingerprint
+            self._loaded = _Loaded(order, files, budget, model, runtime, hop, undo.pop_all(), grammars)
         log.info("loaded %s: layers %s", order.model, ", ".join(map(str, order.windows)))
         yield LoadReport(LoadStep.READY, 0, 0, checkpoint.fingerprint)
 
@@ -278,15 +298,22 @@ class ShardServer:
         async with self._changing:
             await self._drop()
 
-    async def _drop(self) -> None:
+    async def _drop(self, following: LoadOrder | None = None) -> Kept | None:
+        """Free what is loaded, but for the weights that `following` needs as well."""
         loaded, self._loaded = self._loaded, None
         if loaded is None:
-            return
+            return None
         if loaded.hop is not None:
             await loaded.hop.release()
         await loaded.undo.aclose()
+        kept = None
+        if following is not None and following.model == loaded.order.model:
+            kept = await self._thread.call(
+                partial(keep, loaded.model, loaded.fingerprint, loaded.order, following)
+            )
         del loaded
         await self._collect()
+        return kept
 
     async def _collect(self) -> None:
         """Give the memory back; models hold themselves in cycles."""
@@ -361,6 +388,7 @@ class ShardServer:
         """What this shard has to tell `driver`. When the driver goes, its sessions go."""
         outbox: asyncio.Queue[DriverFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._outboxes[driver] = outbox
+        self._unserved.clear()
         try:
             while True:
                 frames = [await outbox.get()]
@@ -368,7 +396,9 @@ class ShardServer:
                     frames.append(outbox.get_nowait())
                 yield frames
         finally:
-            del self._outboxes[driver]
+            self._outboxes.pop(driver, None)
+            if not self._outboxes:
+                self._unserved.set()
             if self._loaded is not None:
                 self._thread.post(partial(self._loaded.runtime.close_all, driver))
 
@@ -398,7 +428,7 @@ class ShardServer:
         try:
             hop.value.send(frame)
         except DnetError as error:
-            self._tell_all(Fault(frame.session, self.name, type(error).__name__, str(error)))
+            self._tell_all(Fault(frame.session, hop.value.peer, type(error).__name__, str(error)))
 
     @asynccontextmanager
     async def _hop(self, hop: Hop) -> AsyncIterator[RingLink]:
@@ -410,19 +440,19 @@ class ShardServer:
                 self.name,
                 TIMEOUTS.connect_s,
                 on_frame=lambda _frame: None,  # a neighbour says nothing but pongs
-                on_lost=self._lost_next,
+                on_lost=partial(self._lost_next, hop.name),
             ) as link,
         ):
             yield link
 
-    def _lost_next(self, error: DnetError) -> None:
+    def _lost_next(self, peer: str, error: DnetError) -> None:
         """The next shard is gone: every session that lives here hears it within this lap."""
-        log.error("%s", error)
+        lost = error if isinstance(error, PeerLost) else PeerLost(peer, str(error))
+        log.error("%s", lost)
         if self._loaded is not None:
             for session in self._loaded.runtime.sessions:
                 self._loaded.runtime.cancel(session)
-                lost = error.peer if isinstance(error, PeerLost) else self.name
-                self._tell_all(Fault(session, lost, type(error).__name__, str(error)))
+                self._tell_all(Fault(session, peer, PeerLost.__name__, str(lost)))
 
 
 async def _outcome(work: Awaitable[None]) -> DnetError | None:

@@ -70,6 +70,21 @@ class LoadOrder:
     def num_layers_here(self) -> int:
         return sum(map(len, self.windows))
 
+    @property
+    def resident(self) -> frozenset[int]:
+        """The layers that stay in memory."""
+        return frozenset(layer for window in self.windows for layer in window.layers) - set(self.streamed)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it needs the embedding."""
+        return any(window.start == 0 for window in self.windows)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it needs norm and head."""
+        return any(window.stop == self.num_layers for window in self.windows)
+
 
 class LoadStep(StrEnum):
     FETCH = "fetch"

@@ -168,13 +168,13 @@ class TokenText:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The device `lost` left the ring after `completion_tokens` of this answer.
+    """The answer waits after `completion_tokens`, because layers move: the device `peer` left, or is back.
 
-    The others are given its layers; then the answer goes on (`Resumed`) with the text it would have had, or
-    it ends with an error.
+    Then it goes on (`Resumed`) with the text it would have had, or it ends with an error. `reason` is a
+    sentence that names the device.
     """
 
-    lost: str
+    peer: str
     reason: str
     completion_tokens: int
 

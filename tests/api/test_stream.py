@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import openai
-import psutil
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from dnet_core.api.app import endpoint
 from dnet_core.api.errors import ApiError
@@ -19,6 +19,7 @@ from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import NotReady
 from tests.api.conftest import MODEL
+from tests.ring.processes import local_process
 from tests.tiny_models import write_tiny_model
 
 
@@ -93,26 +94,49 @@ async def test_an_error_on_the_way_is_the_last_event(error: Exception, code: str
     assert connection.sent[-1]["more_body"] is False
 
 
-async def test_a_shard_that_dies_ends_the_stream_with_an_error(tmp_path: Any) -> None:
-    others = set(psutil.Process().children())
+async def test_a_stream_outlives_its_shards_but_the_last(tmp_path: Any) -> None:
+    """The client reads the text that it would have had; when the last shard dies, an error that says so."""
     async with (
         Coordinator(ClusterOptions(local_shards=2)) as ring,
         endpoint(ring, "127.0.0.1", 0) as served,
         openai.AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client,
     ):
-        long_context = {"max_position_embeddings": 8192}  # far more than can be said before the shard dies
+        long_context = {"max_position_embeddings": 8192}  # far more than can be said before a shard dies
         await ring.load(str(write_tiny_model("llama", tmp_path / MODEL, overrides=long_context)))
-        stream = await client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "hi"}],
-            stream=True,
-            temperature=1.5,
-            logit_bias={"1": -100},
-        )
-        shard = next(p for p in psutil.Process().children() if p not in others)
+
+        async def ask(max_tokens: int) -> openai.AsyncStream[ChatCompletionChunk]:
+            return await client.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": "hi"}],
+                stream=True,
+                temperature=1.5,
+                seed=3,
+                max_tokens=max_tokens,
+                logit_bias={"1": -100},
+            )
+
+        undisturbed = [text_of(chunk) async for chunk in await ask(400)]
+        names = [peer.name for peer in ring.peers]
+        texts = []
+        async for chunk in await ask(400):
+            texts.append(text_of(chunk))
+            if len(texts) == 10:
+                local_process(ring, names[0]).kill()
+        assert "".join(texts) == "".join(undisturbed)
+        assert chunk.choices[0].finish_reason == "length"
+        assert ring.loaded is not None
+        assert [assignment.peer for assignment in ring.loaded.plan.assignments] == names[1:]
+        assert not served.activity.last_errors
+
+        stream, is_alive = await ask(8000), True
         with pytest.raises(openai.APIError) as caught:
             async for chunk in stream:
-                if chunk.choices[0].delta.content and shard.is_running():
-                    shard.kill()
+                if text_of(chunk) and is_alive:
+                    is_alive = False
+                    local_process(ring, names[1]).kill()
         assert caught.value.code == "ring_failed"
         assert served.activity.last_errors[-1].status == 502
+
+
+def text_of(chunk: ChatCompletionChunk) -> str:
+    return chunk.choices[0].delta.content or ""
