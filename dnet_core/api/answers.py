@@ -47,16 +47,24 @@ class Question:
 
 
 def questions(
-    prompt: Prompt, body: Sampled, max_tokens: int | None, logprobs: int | None, *, one_call_only: bool
+    prompt: Prompt,
+    body: Sampled,
+    max_tokens: int | None,
+    logprobs: int | None,
+    *,
+    grammar: str | None,
+    one_call_only: bool,
 ) -> list[Question]:
-    """The sessions of a chat: one per choice."""
+    """The sessions of a chat: one per choice. `grammar` binds each of them."""
     return [
         Question(prompt.tokens, sampling, prompt.form, prompt.tools, prompt.in_reasoning, one_call_only)
-        for sampling in sampling_params(body, max_tokens, logprobs)
+        for sampling in sampling_params(body, max_tokens, logprobs, grammar)
     ]
 
 
-def sampling_params(body: Sampled, max_tokens: int | None, logprobs: int | None) -> list[SamplingParams]:
+def sampling_params(
+    body: Sampled, max_tokens: int | None, logprobs: int | None, grammar: str | None
+) -> list[SamplingParams]:
     """One entry per choice; each has its own seed, the first the one that was asked for."""
     seed = secrets.randbits(63) if body.seed is None else body.seed
     base = SamplingParams(
@@ -76,6 +84,7 @@ def sampling_params(body: Sampled, max_tokens: int | None, logprobs: int | None)
         logprobs=logprobs,
         max_tokens=max_tokens,
         stop=body.stop,
+        grammar=grammar,
     )
     return [replace(base, seed=(seed + index) % MAX_SEED) for index in range(body.n)]
 

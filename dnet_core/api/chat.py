@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from dnet_core.api import sse
 from dnet_core.api.answers import Question, answers, questions
+from dnet_core.api.bound import chat_grammar
 from dnet_core.api.logprobs import TokenEntry
 from dnet_core.api.openai import ChatRequest
 from dnet_core.api.output import CallArguments, CallBegun, Content, Part, Reasoning
@@ -29,13 +30,20 @@ async def create(service: Service, request: Request) -> Response:
     model = service.model(body.model)
     model.check_tokens(body.logit_bias, "logit_bias")
     messages = [message.for_template() for message in body.messages]
+    wanted, calls = body.wanted, body.call_rule
     prompt = chat_prompt(
-        model, messages, body.callable_tools, body.chat_template_kwargs, body.reasoning_effort
+        model,
+        messages,
+        body.callable_tools,
+        body.chat_template_kwargs,
+        body.reasoning_effort,
+        bound_calls=calls.binds or wanted is not None,
     )
+    grammar = await chat_grammar(model.tokenizer, prompt, wanted, calls)
     service.turns.check_room()
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens or body.max_tokens
-    asked = questions(prompt, body, limit, logprobs, one_call_only=not body.parallel_tool_calls)
+    asked = questions(prompt, body, limit, logprobs, grammar=grammar, one_call_only=not calls.many)
     chat = Chat(service, service.client(request, body.user), model.name, body, asked)
     if body.stream:
         return service.stream(request, chat.chunks())

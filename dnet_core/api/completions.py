@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from dnet_core.api import sse
 from dnet_core.api.answers import Question, answers, sampling_params
+from dnet_core.api.bound import text_grammar
 from dnet_core.api.chat import JsonDict, usage_dict
 from dnet_core.api.errors import ApiError, at_field
 from dnet_core.api.logprobs import TokenEntry
@@ -29,8 +30,9 @@ async def create(service: Service, request: Request) -> Response:
     model = service.model(body.model)
     model.check_tokens(body.logit_bias, "logit_bias")
     prompts = [_tokens(model, prompt) for prompt in body.prompt]
+    grammar = await text_grammar(model.tokenizer, body.wanted)
     service.turns.check_room()
-    completion = Completion(service, service.client(request, body.user), model, body, prompts)
+    completion = Completion(service, service.client(request, body.user), model, body, prompts, grammar)
     if body.stream:
         return service.stream(request, completion.chunks())
     async with service.attended(request):
@@ -63,12 +65,14 @@ class Completion:
         model: ServedModel,
         body: CompletionRequest,
         prompts: list[TokenIds],
+        grammar: str | None,
     ) -> None:
         self._service = service
         self._client = client
         self._model = model
         self._body = body
         self._prompts = prompts
+        self._grammar = grammar
         self._id = f"cmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._usage = Usage(sum(map(len, prompts)))
@@ -105,7 +109,7 @@ class Completion:
             for index in range(len(self._prompts) * body.n):
                 yield Step(index, (), (), "length")
             return
-        params = sampling_params(body, body.max_tokens, body.logprobs)
+        params = sampling_params(body, body.max_tokens, body.logprobs, self._grammar)
         asked = [Question(prompt, sampling) for prompt in self._prompts for sampling in params]
         async with aclosing(answers(self._service, self._client, asked, self._usage)) as steps:
             async for step in steps:

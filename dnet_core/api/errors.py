@@ -113,9 +113,15 @@ def bug() -> ApiError:
     return ApiError(500, message, kind=SERVER, code="internal_error")
 
 
+_TAGGED = ("response_format", "format")
+_TAGS = ("text", "json_object", "json_schema")
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     """`("messages", 0, "content")` as OpenAI writes it: `messages[0].content`."""
     text = ""
-    for part in location:
+    for before, part in zip((None, *location), location, strict=False):
+        if before in _TAGGED and part in _TAGS:
+            continue  # pydantic's name for the kind of format, which stands nowhere in the body
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from dnet_core.api.call_grammars import (
+    CallGrammar,
+    command_a,
+    deepseek_v3,
+    deepseek_v3_1,
+    harmony,
+    json_blocks,
+    json_list,
+    kimi_k2,
+    llama_3,
+    mistral_headers,
+)
 from dnet_core.api.tool_parsers import CallParser, deepseek_calls, json_calls, mlx_lm_markers, mlx_lm_parser
 from dnet_core.generate.thoughts import ReasoningFormat, marker_tokens, reasoning_format
 from dnet_core.generate.tokenizer import Tokenizer
@@ -16,7 +28,8 @@ class ToolFormat:
 
     An empty `start`: an answer that begins with `{` is a call. An empty `end`: calls go on to the end of the
     answer. `streams`: a call is an object with "name" and then "arguments", sent on as it is written.
-    `inner` are further special tokens that the calls are written with.
+    `inner` are further special tokens that the calls are written with. `write` is the grammar of calls: an
+    answer that must call is asked for in the generic format where there is none.
     """
 
     family: str
@@ -25,6 +38,7 @@ class ToolFormat:
     parse: CallParser
     streams: bool = False
     inner: tuple[str, ...] = ()
+    write: CallGrammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +57,35 @@ HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<
 PYTHON_TAG = "<|python_tag|>"
 RESPONSE_TOKENS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
-GENERIC = ToolFormat("generic", "<tool_call>", "</tool_call>", json_calls, streams=True)
-HERMES = ToolFormat("hermes", "<tool_call>", "</tool_call>", json_calls, streams=True)
-LLAMA_3 = ToolFormat("llama3", "", "", json_calls, streams=True)
-HARMONY = ToolFormat("harmony", "", "", json_calls, streams=True, inner=HARMONY_TOKENS)
-DEEPSEEK = ToolFormat(
-    "deepseek",
+GENERIC = ToolFormat("generic", "<tool_call>", "</tool_call>", json_calls, streams=True, write=json_blocks)
+HERMES = ToolFormat("hermes", "<tool_call>", "</tool_call>", json_calls, streams=True, write=json_blocks)
+LLAMA_3 = ToolFormat("llama3", "", "", json_calls, streams=True, write=llama_3)
+HARMONY = ToolFormat("harmony", "", "", json_calls, streams=True, inner=HARMONY_TOKENS, write=harmony)
+DEEPSEEK_V3_1 = ToolFormat(
+    "deepseek-v3.1",
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁calls▁end｜>",
     deepseek_calls,
     inner=("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    write=deepseek_v3_1,
 )
-GRANITE_3 = ToolFormat("granite3", "<|tool_call|>", "", json_calls)
-PHI_4 = ToolFormat("phi4", "<|tool_call|>", "<|/tool_call|>", json_calls)
-COMMAND_A = ToolFormat("command-a", "<|START_ACTION|>", "<|END_ACTION|>", json_calls)
-COMMAND_R = ToolFormat("command-r", "Action: ```json", "```", json_calls)
-NEMOTRON = ToolFormat("nemotron", "<TOOLCALL>", "</TOOLCALL>", json_calls)
+DEEPSEEK = replace(DEEPSEEK_V3_1, family="deepseek", write=deepseek_v3)
+GRANITE_3 = ToolFormat("granite3", "<|tool_call|>", "", json_calls, write=json_list())
+PHI_4 = ToolFormat("phi4", "<|tool_call|>", "<|/tool_call|>", json_calls, write=json_list())
+COMMAND_A = ToolFormat("command-a", "<|START_ACTION|>", "<|END_ACTION|>", json_calls, write=command_a)
+COMMAND_R = ToolFormat(
+    "command-r",
+    "Action: ```json",
+    "```",
+    json_calls,
+    write=json_list("\n[", "]\n", name="tool_name", arguments="parameters"),
+)
+NEMOTRON = ToolFormat("nemotron", "<TOOLCALL>", "</TOOLCALL>", json_calls, write=json_list())
 
 
-def _mlx_lm(module: str, *inner: str) -> ToolFormat:
+def _mlx_lm(module: str, *inner: str, write: CallGrammar | None = None) -> ToolFormat:
     start, end = mlx_lm_markers(module)
-    return ToolFormat(module, start, end, mlx_lm_parser(module), inner=inner)
+    return ToolFormat(module, start, end, mlx_lm_parser(module), inner=inner, write=write)
 
 
 # First match wins. Each row: texts that the template holds (all of them), and the format that they mean. The
@@ -80,14 +102,22 @@ _BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("<tool_call>\n<function=",), _mlx_lm("qwen3_coder")),
     (
         ("<|tool_calls_section_begin|>",),
-        _mlx_lm("kimi_k2", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+        _mlx_lm(
+            "kimi_k2",
+            "<|tool_call_begin|>",
+            "<|tool_call_argument_begin|>",
+            "<|tool_call_end|>",
+            write=kimi_k2,
+        ),
     ),
     (('<function name="', '<param name="'), _mlx_lm("minicpm5")),
     (("<|channel|>", "<|message|>"), HARMONY),
-    (("<｜tool▁calls▁begin｜>",), DEEPSEEK),
+    (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK),
+    (("<｜tool▁calls▁begin｜>",), DEEPSEEK_V3_1),
     (("<|START_ACTION|>",), COMMAND_A),
     (("Action:", "```json"), COMMAND_R),
-    (("[TOOL_CALLS]",), _mlx_lm("mistral", "[ARGS]", "[CALL_ID]")),
+    (("[TOOL_CALLS]", "[ARGS]"), _mlx_lm("mistral", "[ARGS]", "[CALL_ID]", write=mistral_headers)),
+    (("[TOOL_CALLS]",), _mlx_lm("mistral", "[ARGS]", "[CALL_ID]", write=json_list())),
     (("<atem:function_calls>",), _mlx_lm("muse_spark")),
     (("<TOOLCALL>",), NEMOTRON),
     (("<tool_call>",), HERMES),
@@ -106,10 +136,16 @@ _BY_TOKENS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
 
 
 @lru_cache(maxsize=8)  # with and without tools for the model that is loaded, and the one before
-def answer_format(tokenizer: Tokenizer, *, with_tools: bool) -> AnswerFormat:
-    """How the model of `tokenizer` answers a chat with or without tools."""
+def answer_format(tokenizer: Tokenizer, *, with_tools: bool, bound_calls: bool = False) -> AnswerFormat:
+    """How the model of `tokenizer` answers a chat with or without tools.
+
+    With `bound_calls` the format of calls is one that a grammar can be written for.
+    """
     template = tokenizer.chat_template(with_tools=with_tools)
     tools = _tool_format(tokenizer, template)
+    knows_tools = "tools" in template
+    if bound_calls and tools.write is None:
+        tools, knows_tools = GENERIC, False
     reasoning = reasoning_format(tokenizer, template)
     dropped = RESPONSE_TOKENS if RESPONSE_TOKENS[0] in template else ()
     if with_tools and tools is LLAMA_3:
@@ -124,7 +160,7 @@ def answer_format(tokenizer: Tokenizer, *, with_tools: bool) -> AnswerFormat:
         reasoning=reasoning,
         tools=tools,
         is_harmony=tools is HARMONY,
-        knows_tools="tools" in template,
+        knows_tools=knows_tools,
         dropped=dropped,
         shown=frozenset(i for i in ids if i is not None),
     )

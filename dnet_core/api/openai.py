@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 from pydantic_core import PydanticCustomError
 
 from dnet_core.api.body import Body, Many, Refused
-from dnet_core.api.tool_requests import Tool, ToolChoice, parse_tool_choice
+from dnet_core.api.structured import Guided, ResponseFormat, Wanted, only_one
+from dnet_core.api.tool_requests import CallRule, Tool, ToolChoice, bound_tool, parse_tool_choice
 
 # ---- messages ----
 
@@ -148,7 +149,7 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] = False
 
 
-class Sampled(Body):
+class Sampled(Guided):
     """What chat and plain completions have in common."""
 
     model: str | None = None
@@ -179,14 +180,24 @@ class Sampled(Body):
             raise PydanticCustomError("stream_options", "'stream_options' needs 'stream': true")
         return self
 
+    @model_validator(mode="after")
+    def _one_thing_is_wanted(self) -> Self:
+        only_one(self.all_wanted())
+        return self
+
+    def all_wanted(self) -> list[Wanted]:
+        """All that the fields bind the answer to; a lawful request has at most one."""
+        return self.guided()
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What the answer is bound to."""
+        return only_one(self.all_wanted())
+
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with a chunk of its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
-
-
-class TextFormat(Body):
-    type: Literal["text"]
 
 
 class ChatRequest(Sampled):
@@ -197,7 +208,7 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: TextFormat | None = None
+    response_format: ResponseFormat | None = None
     tools: Annotated[Many[Tool], Field(max_length=128)] = ()
     tool_choice: Annotated[InstanceOf[ToolChoice], BeforeValidator(parse_tool_choice)] = ToolChoice()
     parallel_tool_calls: bool = True
@@ -218,16 +229,30 @@ class ChatRequest(Sampled):
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
-        known = {tool.function.name for tool in self.tools}
-        if strange := (self.tool_choice.names or frozenset()) - known:
-            raise PydanticCustomError(
-                "tool_choice", "'tool_choice' names '{name}', which is no tool", {"name": min(strange)}
-            )
+        self.tool_choice.check({tool.function.name for tool in self.tools})
         return self
+
+    def all_wanted(self) -> list[Wanted]:
+        form = self.response_format.wanted("response_format") if self.response_format else None
+        return [*self.guided(), *([form] if form else [])]
 
     @property
     def callable_tools(self) -> list[dict[str, object]]:
         """The tools that may be called, as templates read them."""
+        return [tool.for_template() for _, tool in self._callable()]
+
+    @property
+    def call_rule(self) -> CallRule:
+        """How the tools may be called."""
+        tools = [
+            bound_tool(tool.function, f"tools[{place}].function.parameters")
+            for place, tool in self._callable()
+        ]
+        return CallRule(tuple(tools), self.tool_choice.must_call, self.parallel_tool_calls)
+
+    def _callable(self) -> list[tuple[int, Tool]]:
         names = self.tool_choice.names
         tools = self.tools if self.tool_choice.may_call else ()
-        return [tool.for_template() for tool in tools if names is None or tool.function.name in names]
+        return [
+            (place, tool) for place, tool in enumerate(tools) if names is None or tool.function.name in names
+        ]

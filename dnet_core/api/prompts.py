@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from dnet_core.api.errors import ApiError, at_field
 from dnet_core.api.formats import AnswerFormat, answer_format
@@ -26,6 +27,14 @@ The functions:
 {tools}"""
 
 
+class ReasoningState(Enum):
+    """How far a prompt has come with the reasoning of the answer."""
+
+    FREE = "free"  # the model may begin it
+    OPEN = "open"  # the prompt has begun it
+    ENDED = "ended"  # the prompt has ended it: there is none
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What the ring continues, and how the answer is to be read."""
@@ -33,7 +42,12 @@ class Prompt:
     tokens: tuple[int, ...]
     form: AnswerFormat
     tools: tuple[JsonDict, ...]
-    in_reasoning: bool  # the prompt ends inside the reasoning
+    reasoning: ReasoningState
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the answer begins in the middle of the reasoning."""
+        return self.reasoning is ReasoningState.OPEN
 
 
 def chat_prompt(
@@ -43,21 +57,31 @@ def chat_prompt(
     variables: Mapping[str, object],
     reasoning_effort: str | None,
     param: str = "messages",
+    *,
+    bound_calls: bool = False,
 ) -> Prompt:
     """Render and encode a chat. Raises ApiError 400 when the template refuses it or it is too long.
 
-    `param` is the field that the messages come from.
+    `param` is the field that the messages come from. With `bound_calls` tools are told to the model in a way
+    that its calls can be bound.
     """
     tokenizer = model.tokenizer
     try:
         template = tokenizer.chat_template(with_tools=bool(tools))
-        form = answer_format(tokenizer, with_tools=bool(tools))
-        text = render(model, messages, tools, variables, reasoning_effort)
+        form = answer_format(tokenizer, with_tools=bool(tools), bound_calls=bound_calls)
+        text = render(model, messages, tools, variables, reasoning_effort, bound_calls=bound_calls)
         tokens = model.encode(text, add_special_tokens=not template)
     except RequestError as error:
         raise at_field(error, param) from None
-    opened = form.reasoning is not None and text.rstrip().endswith(form.reasoning.start)
-    return Prompt(tokens, form, tuple(tools), opened)
+    return Prompt(tokens, form, tuple(tools), _reasoning_state(form, text))
+
+
+def _reasoning_state(form: AnswerFormat, text: str) -> ReasoningState:
+    if form.reasoning is None:
+        return ReasoningState.ENDED
+    if text.rstrip().endswith(form.reasoning.start):
+        return ReasoningState.OPEN
+    return ReasoningState.ENDED if text.rstrip().endswith(form.reasoning.end) else ReasoningState.FREE
 
 
 def render(
@@ -66,11 +90,13 @@ def render(
     tools: Sequence[JsonDict],
     variables: Mapping[str, object],
     reasoning_effort: str | None,
+    *,
+    bound_calls: bool = False,
 ) -> str:
     """The text of the prompt. Raises RequestErrors."""
     tokenizer = model.tokenizer
     template = tokenizer.chat_template(with_tools=bool(tools))
-    form = answer_format(tokenizer, with_tools=bool(tools))
+    form = answer_format(tokenizer, with_tools=bool(tools), bound_calls=bound_calls)
     told = [_for_template(message, template, form) for message in messages]
     given: dict[str, object] = {**_reasoning_variables(template, reasoning_effort), **variables}
     if not form.knows_tools:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from dnet_core.api import sse
 from dnet_core.api.answers import Question, answers, questions
+from dnet_core.api.bound import chat_grammar
 from dnet_core.api.errors import ApiError, bug, from_dnet
 from dnet_core.api.prompts import chat_prompt
 from dnet_core.api.reading import read
@@ -33,7 +34,7 @@ async def create(service: Service, request: Request) -> Response:
     model = service.model(body.model)
     model.check_tokens(body.logit_bias, "logit_bias")
     messages = [*_earlier(service, body.previous_response_id), *messages_of(body.input)]
-    asked = _question(model, body, messages)
+    asked = await _question(model, body, messages)
     service.turns.check_room()
     run = Run(ResponseWriter(_repeated(model, body)), messages, Usage(len(asked.tokens)))
     if body.store:
@@ -138,9 +139,10 @@ def _earlier(service: Service, name: str | None) -> list[JsonDict]:
     return [*run.messages, *messages_of(run.writer.output_items())]
 
 
-def _question(model: ServedModel, body: ResponsesRequest, messages: list[JsonDict]) -> Question:
+async def _question(model: ServedModel, body: ResponsesRequest, messages: list[JsonDict]) -> Question:
     instructions = body.instructions
     system: list[JsonDict] = [{"role": "system", "content": instructions}] if instructions else []
+    wanted, calls = body.wanted, body.call_rule
     prompt = chat_prompt(
         model,
         [*system, *messages],
@@ -148,10 +150,12 @@ def _question(model: ServedModel, body: ResponsesRequest, messages: list[JsonDic
         body.chat_template_kwargs,
         body.reasoning.effort,
         param="input",
+        bound_calls=calls.binds or wanted is not None,
     )
+    grammar = await chat_grammar(model.tokenizer, prompt, wanted, calls)
     logprobs = body.top_logprobs if body.wants_logprobs else None
-    one_only = not body.parallel_tool_calls
-    (asked,) = questions(prompt, body, body.max_output_tokens, logprobs, one_call_only=one_only)
+    limit = body.max_output_tokens
+    (asked,) = questions(prompt, body, limit, logprobs, grammar=grammar, one_call_only=not calls.many)
     return asked
 
 
@@ -169,7 +173,7 @@ def _repeated(model: ServedModel, body: ResponsesRequest) -> JsonDict:
         "service_tier": "default",
         "store": body.store,
         "temperature": body.temperature,
-        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "text": {"format": body.told_format, "verbosity": "medium"},
         "tool_choice": body.told_tool_choice,
         "tools": [tool.told() for tool in body.tools],
         "top_logprobs": body.top_logprobs,

@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from dnet_core.api.body import Body, Many, Refused
 from dnet_core.api.openai import CalledFunction, CalledTool, ChatMessage, Sampled, StreamOptions, Text
-from dnet_core.api.tool_requests import Function, Tool, ToolChoice, parse_tool_choice
+from dnet_core.api.structured import JsonObjectFormat, NamedSchema, TextFormat, Wanted
+from dnet_core.api.tool_requests import CallRule, Function, Tool, ToolChoice, bound_tool, parse_tool_choice
 
 MAX_INPUT_ITEMS = 4096
 
@@ -85,23 +86,32 @@ class _ResponseFunction(Body):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
+    strict: bool = False
 
     def as_tool(self) -> Tool:
-        function = Function(name=self.name, description=self.description, parameters=self.parameters)
+        function = Function(
+            name=self.name, description=self.description, parameters=self.parameters, strict=self.strict
+        )
         return Tool(type="function", function=function)
 
     def told(self) -> dict[str, object]:
         """The tool as a response repeats it."""
-        return {**self.model_dump(), "strict": False}
+        return self.model_dump()
 
 
-class _TextFormat(Body):
-    type: Literal["text"] = "text"
+class _SchemaFormat(NamedSchema):
+    """What chat nests under `json_schema` stands beside `type`."""
+
+    type: Literal["json_schema"]
+
+    def wanted(self, param: str) -> Wanted | None:
+        return Wanted(param, self.part())
 
 
 class _TextOptions(Body):
-    format: _TextFormat = _TextFormat()
+    format: Annotated[TextFormat | JsonObjectFormat | _SchemaFormat, Field(discriminator="type")] = (
+        TextFormat(type="text")
+    )
     verbosity: Literal["medium"] | None = None
 
 
@@ -150,11 +160,7 @@ class ResponsesRequest(Sampled):
     def _fields_agree(self) -> Self:
         if self.background and not self.store:
             raise PydanticCustomError("store", "'background' needs 'store': nobody could fetch the response")
-        known = {tool.name for tool in self.tools}
-        if strange := (self.tool_choice.names or frozenset()) - known:
-            raise PydanticCustomError(
-                "tool_choice", "'tool_choice' names '{name}', which is no tool", {"name": min(strange)}
-            )
+        self.tool_choice.check({tool.name for tool in self.tools})
         return self
 
     @property
@@ -164,19 +170,43 @@ class ResponsesRequest(Sampled):
     @property
     def callable_tools(self) -> list[dict[str, object]]:
         """The tools that may be called, as templates read them."""
+        return [tool.for_template() for _, tool in self._callable()]
+
+    @property
+    def call_rule(self) -> CallRule:
+        """How the tools may be called."""
+        tools = [bound_tool(tool.function, f"tools[{place}].parameters") for place, tool in self._callable()]
+        return CallRule(tuple(tools), self.tool_choice.must_call, self.parallel_tool_calls)
+
+    def _callable(self) -> list[tuple[int, Tool]]:
         names = self.tool_choice.names
         tools = self.tools if self.tool_choice.may_call else ()
-        return [tool.as_tool().for_template() for tool in tools if names is None or tool.name in names]
+        return [
+            (place, tool.as_tool()) for place, tool in enumerate(tools) if names is None or tool.name in names
+        ]
+
+    def all_wanted(self) -> list[Wanted]:
+        form = self.text.format.wanted("text.format")
+        return [*self.guided(), *([form] if form else [])]
+
+    @property
+    def told_format(self) -> dict[str, object]:
+        """The format as a response repeats it."""
+        form = self.text.format
+        return form.told() if isinstance(form, _SchemaFormat) else {"type": form.type}
 
     @property
     def told_tool_choice(self) -> object:
         """The choice as a response repeats it."""
         if not self.tool_choice.may_call:
             return "none"
+        mode = "required" if self.tool_choice.must_call else "auto"
         if self.tool_choice.names is None:
-            return "auto"
+            return mode
         tools = [{"type": "function", "name": name} for name in sorted(self.tool_choice.names)]
-        return {"type": "allowed_tools", "mode": "auto", "tools": tools}
+        if len(tools) == 1 and self.tool_choice.must_call:
+            return tools[0]
+        return {"type": "allowed_tools", "mode": mode, "tools": tools}
 
 
 def messages_of(items: Sequence[Body]) -> list[dict[str, object]]:

@@ -24,9 +24,12 @@ _READABLE = {"whitespace_pattern": r"[ \t\r\n]{1,40}"}
 """As the model writes it, but not forever."""
 
 
-def json_schema(schema: JsonDict) -> Part:
-    """JSON that fits `schema`, without white space unless its own `x-guidance` says otherwise."""
-    return {"json_schema": _with_options(schema, _COMPACT)}
+def json_schema(schema: JsonDict, *, strict: bool = True) -> Part:
+    """JSON that fits `schema`, without white space unless its own `x-guidance` says otherwise.
+
+    What llguidance cannot enforce makes a `strict` schema an invalid one; otherwise it is left out.
+    """
+    return {"json_schema": _with_options(schema, _options(strict=strict))}
 
 
 def json_object() -> Part:
@@ -82,9 +85,9 @@ class GrammarWriter:
         self._parts.append({**part, "name": name})
         return f"@{name}"
 
-    def json(self, schema: JsonDict) -> str:
-        """The expression for JSON that fits `schema`."""
-        return f"%json {json.dumps(_with_options(schema, _COMPACT), ensure_ascii=False)}"
+    def json(self, schema: JsonDict, *, strict: bool) -> str:
+        """The expression for JSON that fits `schema`; see `json_schema`."""
+        return f"%json {json.dumps(_with_options(schema, _options(strict=strict)), ensure_ascii=False)}"
 
     def rule(self, expression: str, options: str = "") -> str:
         """The name of a new rule for `expression`; `options` as Lark's rules have them."""
@@ -105,16 +108,22 @@ class GrammarWriter:
 
     def grammar(self, start: str) -> str:
         """The grammar of answers that `start` derives."""
-        rules = "\n".join([f"start: {start}", *self._rules])
+        rules = "\n".join([*self._options(), f"start: {start}", *self._rules])
         return json.dumps({"grammars": [lark(rules), *self._parts]}, ensure_ascii=False)
+
+    def _options(self) -> list[str]:
+        """Nothing is forced when a text spells a control token: llguidance would force that token instead."""
+        spelled = json.dumps([self._rules, self._parts], ensure_ascii=False).replace("\\", "")
+        if any(name.replace("\\", "") in spelled for name in self._ids):
+            return ['%llguidance {"no_forcing": true}']
+        return []
 
     def _piece(self, text: str) -> str:
         return f"<[{self._ids[text]}]>" if text in self._ids else literal(text)
 
 
-def alone(part: Part) -> str:
-    """The grammar of answers that are `part` and nothing else."""
-    return json.dumps({"grammars": [part]}, ensure_ascii=False)
+def _options(*, strict: bool) -> JsonDict:
+    return {**_COMPACT, "lenient": not strict}
 
 
 def _with_options(schema: JsonDict, options: Mapping[str, object]) -> JsonDict:

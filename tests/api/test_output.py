@@ -99,6 +99,14 @@ ANSWERS: dict[str, tuple[str, list[Call], str]] = {
         "I look.",
     ),
     "llama3": (f'{{"name": "weather", "parameters": {JSON}}}', [CALL], ""),
+    "deepseek-v3.1": (
+        (
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
+            f"{JSON}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
+        [CALL],
+        "",
+    ),
     "deepseek": (
         (
             "Let me look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"

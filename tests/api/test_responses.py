@@ -218,7 +218,12 @@ async def test_a_client_that_goes_stops_its_response(tiny: openai.AsyncOpenAI, r
         ({"input": "x" * 10_000}, "input", "context_length_exceeded"),
         ({"n": 2}, "n", "invalid_value"),
         ({"truncation": "auto"}, "truncation", "invalid_value"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type", "invalid_value"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format", "invalid_value"),
+        (
+            {"text": {"format": {"type": "json_schema", "schema": {}}}},
+            "text.format.name",
+            "missing_required_parameter",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
         ({"conversation": "x"}, "conversation", "unsupported_parameter"),
         ({"background": True, "store": False}, None, "invalid_value"),

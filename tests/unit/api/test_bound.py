@@ -1,0 +1,337 @@
+"""Grammars of answers in the formats of all families: what they allow is read back as what was wanted.
+
+No model is asked: tokens are drawn at random from those that the grammar allows, by the tail's own matcher.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import tokenizers
+
+from dnet_core.api import formats
+from dnet_core.api.bound import chat_grammar, text_grammar
+from dnet_core.api.errors import ApiError
+from dnet_core.api.formats import AnswerFormat, ReasoningFormat, ToolFormat
+from dnet_core.api.harmony import HarmonyParser
+from dnet_core.api.output import CallArguments, CallBegun, CallWriter, Content, OutputParser, Reasoning
+from dnet_core.api.prompts import Prompt, ReasoningState
+from dnet_core.api.structured import Wanted
+from dnet_core.api.tool_requests import BoundTool, CallRule
+from dnet_core.errors import GrammarError
+from dnet_core.generate.detokenize import Detokenizer
+from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.grammar import build
+from dnet_core.grammar.matcher import GrammarTokenizer
+from tests.tiny_tokenizers import byte_level
+
+THINK = ReasoningFormat("<think>", "</think>")
+WRITTEN = (
+    formats.GENERIC,
+    formats.HERMES,
+    formats.LLAMA_3,
+    formats.HARMONY,
+    formats.DEEPSEEK,
+    formats.DEEPSEEK_V3_1,
+    formats.GRANITE_3,
+    formats.PHI_4,
+    formats.COMMAND_A,
+    formats.COMMAND_R,
+    formats.NEMOTRON,
+    *(
+        found
+        for _, found in formats._BY_TEMPLATE
+        if found.family in ("mistral", "kimi_k2") and found.write is not None
+    ),
+)
+ALONE = (formats.LLAMA_3, formats.HARMONY)  # one call is all that the family writes
+WEATHER = BoundTool(
+    "weather",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 6},
+            "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        },
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+    True,
+    "tools[0].function.parameters",
+)
+NEWS = BoundTool(
+    "news", {"type": "object", "properties": {}, "additionalProperties": False}, True, "tools[1]"
+)
+NOTHING = CallRule((), False, True)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"enum": [1, None, "x</think>"]}, "b": {"type": "boolean"}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+JSON = Wanted("response_format", build.json_schema(SCHEMA))
+
+
+class Model:
+    """A tokenizer, as the head and as the tail see it."""
+
+    def __init__(self, directory: Path, special: tuple[str, ...]) -> None:
+        directory.mkdir()
+        byte_level(directory)
+        path = str(directory / "tokenizer.json")
+        backend = tokenizers.Tokenizer.from_file(path)
+        backend.add_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in special])
+        backend.save(path)
+        self.tokenizer = Tokenizer.load(directory)
+        self.tail = GrammarTokenizer(directory)
+        self.shown = [token for text in special if (token := self.tokenizer.token_id(text)) is not None]
+
+    def walk(self, grammar: str, seed: int, limit: int = 600) -> str:
+        """The text of tokens that `grammar` allows, drawn at random until nothing may follow."""
+        drawn = random.Random(seed)
+        matcher = self.tail.matcher(grammar)
+        text = Detokenizer(self.tokenizer, self.shown)
+        said = ""
+        for _ in range(limit):
+            if matcher.is_done:
+                return said + text.flush()
+            allowed = [int(i) for i in matcher.allowed(self.tokenizer.vocab_size).nonzero()[0]]
+            # A text goes on as long as it may: control tokens and ends are drawn more often than others.
+            ends = [i for i in allowed if i in self.tokenizer.control_tokens]
+            token = drawn.choice(ends if ends and drawn.random() < 0.2 else allowed)
+            if token in self.tokenizer.eos_token_ids:
+                return said + text.flush()
+            said += "".join(text.add(t) for t in (token, *matcher.take(token)))
+        raise AssertionError(f"no end after {limit} tokens: {said[-200:]}")
+
+
+CONTROL = tuple(
+    dict.fromkeys(
+        text
+        for form in WRITTEN
+        for text in (form.start, form.end, *form.inner)
+        if text and form is not formats.COMMAND_R
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """All markers are tokens of their own, as in the models that were trained on them."""
+    markers = (*CONTROL, *formats.RESPONSE_TOKENS, "</think>")
+    return Model(tmp_path_factory.mktemp("models") / "tokens", markers)
+
+
+@pytest.fixture(scope="module")
+def with_text(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Markers are text like any other."""
+    return Model(tmp_path_factory.mktemp("models") / "text", ())
+
+
+def answer_form(tools: ToolFormat, reasoning: ReasoningFormat | None = None) -> AnswerFormat:
+    return AnswerFormat(reasoning, tools, tools is formats.HARMONY, True, (), frozenset())
+
+
+def prompt_of(form: AnswerFormat, state: ReasoningState = ReasoningState.ENDED) -> Prompt:
+    return Prompt((), form, (), state)
+
+
+def templates(rule: CallRule) -> list[dict[str, object]]:
+    return [
+        {"type": "function", "function": {"name": tool.name, "parameters": tool.schema}}
+        for tool in rule.tools
+    ]
+
+
+def parsed(text: str, form: AnswerFormat, rule: CallRule, *, opened: bool = False) -> dict[str, Any]:
+    """What the endpoint makes of an answer."""
+    calls = CallWriter(templates(rule), one_only=not rule.many)
+    parser = HarmonyParser(calls) if form.is_harmony else OutputParser(form, calls, in_reasoning=opened)
+    parts = [part for char in text for part in parser.feed(char)] + parser.finish()
+    begun = [part for part in parts if isinstance(part, CallBegun)]
+    arguments = [
+        "".join(p.text for p in parts if isinstance(p, CallArguments) and p.place == b.place) for b in begun
+    ]
+    return {
+        "reasoning": "".join(part.text for part in parts if isinstance(part, Reasoning)),
+        "content": "".join(part.text for part in parts if isinstance(part, Content)),
+        "calls": [(b.name, json.loads(text)) for b, text in zip(begun, arguments, strict=True)],
+    }
+
+
+def check_calls(calls: list[tuple[str, Any]], rule: CallRule) -> None:
+    schemas = {tool.name: tool.schema for tool in rule.tools}
+    for name, arguments in calls:
+        jsonschema.validate(arguments, schemas[name])
+
+
+@pytest.mark.parametrize("form", WRITTEN, ids=lambda form: form.family)
+@pytest.mark.parametrize("model", ["with_tokens", "with_text"])
+@pytest.mark.parametrize("many", [True, False])
+async def test_what_must_be_called_is_called(
+    form: ToolFormat, model: str, many: bool, request: pytest.FixtureRequest
+) -> None:
+    made: Model = request.getfixturevalue(model)
+    if form is formats.HARMONY and model == "with_text":
+        pytest.skip("its messages end with tokens, or never")
+    rule = CallRule((WEATHER, NEWS), True, many)
+    grammar = await chat_grammar(made.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    counts = set()
+    for seed in range(12):
+        found = parsed(made.walk(grammar, seed), answer_form(form), rule)
+        check_calls(found["calls"], rule)
+        assert found["content"].strip() == ""
+        counts.add(len(found["calls"]))
+    assert min(counts) == 1
+    assert (max(counts) > 1) == (many and form not in ALONE)
+
+
+@pytest.mark.parametrize("form", WRITTEN, ids=lambda form: form.family)
+@pytest.mark.parametrize("model", ["with_tokens", "with_text"])
+async def test_what_may_be_called_is_called_right(
+    form: ToolFormat, model: str, request: pytest.FixtureRequest
+) -> None:
+    """Any text, but once a call has begun it fits its function: it never comes back as content."""
+    made: Model = request.getfixturevalue(model)
+    if form is formats.HARMONY and model == "with_text":
+        pytest.skip("its messages end with tokens, or never")
+    rule = CallRule((WEATHER, NEWS), False, False)
+    grammar = await chat_grammar(made.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    num_calls = num_texts = 0
+    for seed in range(30):
+        found = parsed(made.walk(grammar, seed, 4000), answer_form(form), rule)
+        check_calls(found["calls"], rule)
+        num_calls += bool(found["calls"])
+        num_texts += not found["calls"]
+        assert form.start not in found["content"] or not form.start
+    assert num_texts
+    if model == "with_tokens" and form not in (formats.COMMAND_R, formats.LLAMA_3):
+        assert num_calls
+
+
+async def test_a_bare_object_is_a_call(with_text: Model) -> None:
+    """Llama 3 has no marker: what begins with a brace is a call, and nothing else is."""
+    prompt, rule = prompt_of(answer_form(formats.LLAMA_3)), CallRule((WEATHER, NEWS), False, False)
+    grammar = await chat_grammar(with_text.tokenizer, prompt, None, rule)
+    assert grammar is not None
+    matcher, encode = with_text.tail.matcher(grammar), with_text.tokenizer.encode
+    (brace,) = encode("{", add_special_tokens=False)
+    forced = matcher.take(brace)
+    assert with_text.tokenizer.decode(forced).startswith('"name"')
+    for text in (" {", "\n"):
+        (token,) = encode(text, add_special_tokens=False)[:1]
+        assert not with_text.tail.matcher(grammar).allowed(with_text.tokenizer.vocab_size)[token]
+
+
+@pytest.mark.parametrize("form", WRITTEN, ids=lambda form: form.family)
+@pytest.mark.parametrize("wanted", [None, JSON])
+async def test_one_function_and_an_answer_that_may_be_one_or_the_other(
+    form: ToolFormat, wanted: Wanted | None, with_tokens: Model
+) -> None:
+    rule = CallRule((WEATHER,), wanted is None, False)
+    grammar = await chat_grammar(with_tokens.tokenizer, prompt_of(answer_form(form)), wanted, rule)
+    assert grammar is not None
+    for seed in range(8):
+        found = parsed(with_tokens.walk(grammar, seed), answer_form(form), rule)
+        if found["calls"]:
+            check_calls(found["calls"], rule)
+        else:
+            assert wanted is not None
+            jsonschema.validate(json.loads(found["content"]), SCHEMA)
+
+
+@pytest.mark.parametrize("state", list(ReasoningState))
+@pytest.mark.parametrize("model", ["with_tokens", "with_text"])
+@pytest.mark.parametrize(
+    "reasoning", [THINK, ReasoningFormat("Here is my thought process:", "Here is my response:")]
+)
+async def test_reasoning_comes_before_the_answer(
+    reasoning: ReasoningFormat, state: ReasoningState, model: str, request: pytest.FixtureRequest
+) -> None:
+    made: Model = request.getfixturevalue(model)
+    form = answer_form(formats.HERMES, reasoning)
+    grammar = await chat_grammar(made.tokenizer, prompt_of(form, state), JSON, NOTHING)
+    assert grammar is not None
+    matcher = made.tail.matcher(grammar)
+    encode = made.tokenizer.encode
+    answer = '{"a":null,"b":true}'
+    thought = f"Hm, {{ or </thin or Here is my res\n{reasoning.end}\n\n"
+    text = {"free": reasoning.start + thought, "open": thought, "ended": ""}[state.value] + answer
+    tokens = list(encode(text, add_special_tokens=False))
+    while tokens:
+        token = tokens.pop(0)
+        assert matcher.allowed(made.tokenizer.vocab_size)[token], made.tokenizer.token_text(token)
+        forced = list(matcher.take(token))
+        told = "".join(made.tokenizer.decode([t]) for t in forced)
+        rest = "".join(made.tokenizer.decode([t]) for t in tokens)
+        assert rest.startswith(told)
+        tokens = list(encode(rest[len(told) :], add_special_tokens=False)) if forced else tokens
+    assert matcher.is_done
+    found = parsed(text, form, NOTHING, opened=state is ReasoningState.OPEN)
+    assert json.loads(found["content"]) == {"a": None, "b": True}
+    if state is not ReasoningState.ENDED:
+        assert found["reasoning"].startswith("Hm, {")
+
+
+async def test_harmony_answers_in_its_final_message(with_tokens: Model) -> None:
+    form = answer_form(formats.HARMONY)
+    grammar = await chat_grammar(with_tokens.tokenizer, prompt_of(form), JSON, NOTHING)
+    assert grammar is not None
+    for seed in range(10):
+        text = with_tokens.walk(grammar, seed, 4000)
+        found = parsed(text, form, NOTHING)
+        jsonschema.validate(json.loads(found["content"]), SCHEMA)
+
+
+async def test_command_a_sets_its_markers_around_an_answer(with_tokens: Model) -> None:
+    form = replace(answer_form(formats.COMMAND_A), dropped=formats.RESPONSE_TOKENS)
+    grammar = await chat_grammar(with_tokens.tokenizer, prompt_of(form), JSON, NOTHING)
+    assert grammar is not None
+    text = with_tokens.walk(grammar, 1)
+    assert text.startswith(formats.RESPONSE_TOKENS[0])
+    jsonschema.validate(json.loads(parsed(text, form, NOTHING)["content"]), SCHEMA)
+
+
+async def test_errors_name_the_field(with_text: Model) -> None:
+    wrong = Wanted("response_format", build.json_schema({"type": "objekt"}))
+    with pytest.raises(ApiError, match=r"response_format: .*objekt") as refused:
+        await chat_grammar(with_text.tokenizer, prompt_of(answer_form(formats.HERMES)), wrong, NOTHING)
+    assert (refused.value.status, refused.value.param) == (400, "response_format")
+    with pytest.raises(ApiError, match=r"(?s)guided_regex: .*unclosed"):
+        await text_grammar(with_text.tokenizer, Wanted("guided_regex", build.regex("[")))
+    with pytest.raises(ApiError, match=r"(?s)guided_grammar: .*unknown name"):
+        await text_grammar(with_text.tokenizer, Wanted("guided_grammar", build.lark("start: nobody")))
+    bad = BoundTool("f", {"type": "object", "not": {}}, True, "tools[1].function.parameters")
+    rule = CallRule((WEATHER, bad), True, True)
+    with pytest.raises(ApiError, match="not") as refused:
+        await chat_grammar(with_text.tokenizer, prompt_of(answer_form(formats.HERMES)), JSON, rule)
+    assert refused.value.param == "tools[1].function.parameters"
+    lenient = CallRule((WEATHER, replace(bad, strict=False)), True, True)
+    assert await chat_grammar(with_text.tokenizer, prompt_of(answer_form(formats.HERMES)), None, lenient)
+
+
+def alone(model: Model, part: dict[str, object]) -> str:
+    writer = build.GrammarWriter(model.tokenizer.control_tokens)
+    return writer.grammar(writer.part(part))
+
+
+async def test_what_is_not_bound_is_free(with_text: Model) -> None:
+    loose = CallRule((replace(WEATHER, strict=False),), False, True)
+    assert (
+        await chat_grammar(with_text.tokenizer, prompt_of(answer_form(formats.HERMES)), None, loose) is None
+    )
+    assert await text_grammar(with_text.tokenizer, None) is None
+
+
+def test_a_grammar_that_has_become_too_complex_is_an_error(with_text: Model) -> None:
+    matcher = with_text.tail.matcher(alone(with_text, build.regex("a")))
+    with pytest.raises(GrammarError):
+        matcher.take(with_text.tokenizer.encode("b", add_special_tokens=False)[0])
