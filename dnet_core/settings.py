@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path, user_config_path, user_log_path
+from platformdirs import user_cache_path, user_config_path, user_data_path, user_log_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,23 @@ class Paths:
 
     cache: Path
     config: Path
+    data: Path
     logs: Path
 
     @property
     def models(self) -> Path:
         """Imported models: one ordinary MLX model directory each."""
         return self.cache / "models"
+
+    @property
+    def chats(self) -> Path:
+        """The database of conversations."""
+        return self.data / "chats.db"
+
+    @property
+    def terminal_settings(self) -> Path:
+        """What the terminal's user has set."""
+        return self.config / "terminal.json"
 
     @property
     def cluster_key(self) -> Path:
@@ -32,8 +43,10 @@ def paths() -> Paths:
     home = os.environ.get("DNET_HOME")
     if home:
         root = Path(home).expanduser()
-        return Paths(cache=root / "cache", config=root / "config", logs=root / "logs")
-    return Paths(cache=user_cache_path("dnet"), config=user_config_path("dnet"), logs=user_log_path("dnet"))
+        return Paths(root / "cache", root / "config", root / "data", root / "logs")
+    return Paths(
+        user_cache_path("dnet"), user_config_path("dnet"), user_data_path("dnet"), user_log_path("dnet")
+    )
 
 
 CLUSTER_KEY = "DNET_CLUSTER_KEY"
@@ -50,6 +63,11 @@ API_KEYS = "DNET_API_KEYS"
 def inherited_api_keys() -> tuple[str, ...]:
     """API keys of the HTTP endpoint from the environment, where they stand between commas."""
     return tuple(key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip())
+
+
+def is_over_ssh() -> bool:
+    """Whether the person sits at another machine than this process."""
+    return bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -14,9 +14,10 @@ from functools import partial
 from typing import ClassVar
 
 from textual import on, work
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.dom import DOMNode
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.timer import Timer
@@ -26,23 +27,23 @@ from textual.worker import Worker, WorkerError
 from dnet_core.errors import DnetError
 from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
 from dnet_tui.activity import Activity, note
-from dnet_tui.chat import ChatSettings
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
+from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Pace, Timing
-from dnet_tui.screens.help import HelpScreen
+from dnet_tui.personal_app import Personal, PersonalApp
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
-from dnet_tui.widgets.chat_log import ChatLog
+from dnet_tui.widgets.activity_log import LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
+from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.layer_strip import LayerStrip
-from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.widgets.status_line import StatusLine
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
 MoreCommands = Callable[[], Iterable[SystemCommand]]
 
 
-class DnetApp(App[None], inherit_bindings=False):
+class DnetApp(PersonalApp):
     """The screen over one cluster, which `open_cluster` starts once the first frame is painted."""
 
     CSS_PATH = "styles/app.tcss"
@@ -51,14 +52,7 @@ class DnetApp(App[None], inherit_bindings=False):
     VERTICAL_BREAKPOINTS = [(0, "-h0"), (10, "-h10"), (16, "-h16"), (30, "-h30")]  # noqa: RUF012
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "escape", "Stop", id="chat.stop",
-                tooltip="Stop the answer, take a waiting message back, go to the prompt"),
-        Binding("ctrl+n", "new_chat", "New chat", id="chat.new", tooltip="Start a new conversation"),
-        Binding("ctrl+r", "regenerate", "Again", id="chat.again", tooltip="Answer the last question again"),
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
-        Binding("f1", "help", "Help", id="app.help", key_display="F1", tooltip="Show every key"),
-        Binding("ctrl+c", "help_quit", "Copy", show=False, id="app.copy", tooltip="Copy the selected text"),
-        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, tooltip="Stop the shards and quit"),
     ]  # fmt: skip
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
@@ -67,18 +61,18 @@ class DnetApp(App[None], inherit_bindings=False):
         self,
         open_cluster: OpenCluster,
         model: str,
-        settings: ChatSettings,
+        personal: Personal | None = None,
         timing: Timing | None = None,
         help_notes: str = "",
         badge: str = "",
         more_commands: MoreCommands = tuple,
     ) -> None:
         """`badge` stands before everything else; `more_commands` are offered in the palette, too."""
-        super().__init__()
+        timing = timing or Timing()
+        super().__init__(self._ring, timing, personal or Personal())
         self._open_cluster = open_cluster
         self._model = model
-        self._timing = timing or Timing()
-        self._help_notes = help_notes
+        self.help_notes = help_notes
         self._more_commands = more_commands
         self._cluster: Cluster | None = None
         self._keeper: Worker[None] | None = None
@@ -96,7 +90,6 @@ class DnetApp(App[None], inherit_bindings=False):
         self._activity = Activity()
         self._devices = ClusterPanel(self._timing)
         self._side = SidePanel(self._timing)
-        self.conversation = Conversation(self._ring, settings, self._timing)
 
     def compose(self) -> ComposeResult:
         yield self._status
@@ -110,6 +103,7 @@ class DnetApp(App[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         self.conversation.prompt.focus()
+        self.start_personal()
         if self._timing.tick_s is not None:
             self._ticker = self.set_interval(self._timing.tick_s, self._tick, pause=True)
         self.watch(self.conversation, "speeds", self._show_speeds, init=False)
@@ -120,7 +114,8 @@ class DnetApp(App[None], inherit_bindings=False):
         self._keeper = self._keep_cluster()
 
     async def on_unmount(self) -> None:
-        """Wait until the shards are stopped: nothing outlives the app."""
+        """Wait until all is saved and the shards are stopped: nothing outlives the app."""
+        await self.stop_personal()
         if self._keeper is not None:
             self._keeper.cancel()
             with suppress(WorkerError):
@@ -221,15 +216,6 @@ class DnetApp(App[None], inherit_bindings=False):
 
     # --- keys -------------------------------------------------------------------------------------------
 
-    def action_escape(self) -> None:
-        self.conversation.escape()
-
-    def action_new_chat(self) -> None:
-        self.conversation.new()
-
-    def action_regenerate(self) -> None:
-        self.conversation.regenerate()
-
     def action_cluster(self) -> None:
         self.screen.toggle_class("-cluster")
         self.conversation.prompt.focus()
@@ -241,27 +227,22 @@ class DnetApp(App[None], inherit_bindings=False):
             return
         (self._devices.scroll_page_up if direction < 0 else self._devices.scroll_page_down)(animate=False)
 
-    def action_help(self) -> None:
-        groups = [
-            ("Everywhere", [*_own_bindings(DnetApp), _PALETTE]),
-            ("In the prompt", [_SEND, *_own_bindings(Prompt), _RECALL]),
-            ("In the chat (tab goes there)", _own_bindings(ChatLog)),
-        ]
-        self.push_screen(HelpScreen(groups, self._help_notes))
+    def key_owners(self) -> Iterable[tuple[str, type[DOMNode]]]:
+        everywhere, *rest = super().key_owners()
+        return (
+            everywhere,
+            (EVERYWHERE, DnetApp),
+            *rest,
+            ("in the strip", LayerStrip),
+            ("in the devices", DeviceList),
+            ("in the activity log", LogView),
+        )
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        for binding in _own_bindings(DnetApp):
+        yield from self.personal_commands()
+        for binding in DnetApp.BINDINGS:
+            assert isinstance(binding, Binding), "all are written out"
             run = partial(self.run_action, binding.action)
             yield SystemCommand(binding.description, binding.tooltip, run)
-        yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Reload model", f"Load {self._model} again", self._load)
         yield from self._more_commands()
-
-
-_PALETTE = Binding("ctrl+p", "command_palette", "Palette", tooltip="Find a command by name", id="app.palette")
-_SEND = Binding("enter", "send", "Send", id="prompt.send")
-_RECALL = Binding("up", "recall", "Previous message (in an empty prompt)", id="prompt.recall")
-
-
-def _own_bindings(owner: type[App[None]] | type[ChatLog] | type[Prompt]) -> list[Binding]:
-    return [binding for binding in owner.__dict__["BINDINGS"] if isinstance(binding, Binding)]

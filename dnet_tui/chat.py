@@ -137,6 +137,33 @@ class ChatSettings:
     thinks: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ChatOverrides:
+    """What the command line says of new chats; None: it says nothing. Raises ValueError out of range."""
+
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self.over(ChatSettings())
+
+    def over(self, settings: ChatSettings) -> ChatSettings:
+        """`settings` with what is said here."""
+        sampling = settings.sampling
+        if self.temperature is not None:
+            sampling = replace(sampling, temperature=self.temperature)
+        if self.top_p is not None:
+            sampling = replace(sampling, top_p=self.top_p)
+        if self.seed is not None:
+            sampling = replace(sampling, seed=self.seed)
+        if self.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=self.max_tokens)
+        return replace(settings, sampling=sampling, system=self.system or settings.system)
+
+
 def request_for(
     turns: tuple[Turn, ...], settings: ChatSettings, thinking_switches: tuple[str, ...] = ()
 ) -> GenerationRequest:

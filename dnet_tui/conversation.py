@@ -3,13 +3,15 @@
     Prompt.Sent -> a turn that waits -> (the ring can answer) a live answer -> a turn that is over
 
 The conversation asks its owner for the ring each time it needs it; with none it says so (`NeedsModel`) and
-the message waits. It knows nothing of devices, plans or loading.
+the message waits. It knows nothing of devices, plans or loading. Every turn is saved as it begins, every few
+seconds, and as it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol
 
 from textual import on, work
@@ -22,17 +24,32 @@ from dnet_core.errors import DnetError
 from dnet_core.types.generation import GenerationEvent, GenerationRequest
 from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import Answering, ChatSettings, Failed, Queued, Reading, Turn, asked, request_for
+from dnet_tui.code import code_blocks
+from dnet_tui.history import History, Record, SavedChat
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
 
 _WHEN_READY = "sends when ready · esc takes it back"
 _WHEN_OVER = "sends when this answer ends · esc takes it back"
+_SAVE_EVERY_S = 3.0
+_TITLE_CHARS = 60
+
+
+class RingModel(Protocol):
+    """What is known of the model that answers."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def thinking_switches(self) -> tuple[str, ...]: ...
 
 
 class Ring(Protocol):
-    """What can answer."""
+    """What can answer; `loaded` is not None while it is handed out."""
 
+    @property
+    def loaded(self) -> RingModel | None: ...
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]: ...
 
 
@@ -48,17 +65,31 @@ class Conversation(Vertical):
     """(time to first token in seconds, tokens per second) of the newest answer."""
     is_answering: reactive[bool] = reactive(False, init=False, repaint=False)
     spin: reactive[int] = reactive(0, init=False, repaint=False)
+    unfolds: reactive[bool] = reactive(False, init=False, repaint=False)
+    """Whether what models thought is shown."""
 
     class NeedsModel(Message):
         """A message waits, or an answer is wanted again, and there is no ring."""
 
-    def __init__(self, ring: Callable[[], Ring | None], settings: ChatSettings, timing: Timing) -> None:
+    def __init__(
+        self,
+        ring: Callable[[], Ring | None],
+        settings: ChatSettings,
+        timing: Timing,
+        history: History | None = None,
+    ) -> None:
         super().__init__(id="conversation")
         self._ring = ring
+        self._defaults = settings  # how new chats ask
         self._settings = settings
         self._timing = timing
+        self._history = history
+        self._record: Record | None = None  # of this chat in the history, once something was asked
         self._answer: LiveAnswer | None = None
         self._live = 0  # the turn that is being answered
+        self._editing: int | None = None  # the turn whose question stands in the prompt
+        self._saved_s = 0.0
+        self._num_copied = 0  # code blocks, one after the other
         self._stream_pace = Pace(
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
         )
@@ -81,6 +112,7 @@ class Conversation(Vertical):
         waiting = self._waiting
         if waiting is not None:
             self.turns = (*self.turns[:-1], waiting.with_phase(Failed(message, 0)))
+            self._save(len(self.turns) - 1)
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -95,10 +127,18 @@ class Conversation(Vertical):
         if self._waiting is not None:
             self.notify("One message waits already; esc takes it back.", severity="warning")
             return
+        if self._editing is not None and self._answer is not None:
+            self.notify("This answer is still being written; esc stops it.", severity="warning")
+            return
         self.prompt.remember(message.text)
         self.prompt.put("")
+        if self._history is not None:
+            self._history.remember(message.text)
+        if self._editing is not None:
+            self._cut(self._editing)
         why = _WHEN_READY if self._answer is None else _WHEN_OVER
         self.turns = (*self.turns, asked(message.text, Queued(why)))
+        self._save(len(self.turns) - 1)
         self.resume()
 
     def _send_waiting(self) -> None:
@@ -116,15 +156,18 @@ class Conversation(Vertical):
         self.turns = (*self.turns[:-1], self.turns[-1].again(Reading(0, None, None)))
         self._answer = LiveAnswer(self._timing.clock)
         self._live = len(self.turns) - 1
-        self._chat.anchor()
+        self._num_copied = 0
+        self._chat.follow()
         self.is_answering = True
         self._generate(ring, self._answer)
 
     @work(exclusive=True, group="answer")
     async def _generate(self, ring: Ring, answer: LiveAnswer) -> None:
         """Stream one answer. Cancelling this worker closes the stream, and that stops the shards."""
+        switches = ring.loaded.thinking_switches if ring.loaded is not None else ()
+        request = request_for(self.turns, self._settings, switches)
         try:
-            async with aclosing(ring.generate(request_for(self.turns, self._settings))) as events:
+            async with aclosing(ring.generate(request)) as events:
                 async for event in events:
                     answer.hear(event)
                     if answer is self._answer:
@@ -139,7 +182,85 @@ class Conversation(Vertical):
         self._stream_pace.flush_now()
         self._answer = None
         self.is_answering = False
+        self._save(self._live)
         self._send_waiting()
+
+    # --- the history ------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int | None:
+        """The number of this chat in the history."""
+        return self._record.number if self._record is not None else None
+
+    @property
+    def settings(self) -> ChatSettings:
+        """How this chat asks."""
+        return self._settings
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the model can be told whether to think; True while none is there to say."""
+        ring = self._ring()
+        return ring is None or ring.loaded is None or bool(ring.loaded.thinking_switches)
+
+    def take_defaults(self, settings: ChatSettings) -> None:
+        """New chats ask in this way; so does this one while nothing was asked."""
+        if not self.turns and self._settings == self._defaults:
+            self._settings = settings
+        self._defaults = settings
+
+    def save_unfinished(self) -> None:
+        """Save the answer that is being written as far as it is."""
+        if self._answer is not None:
+            self._answer.stop()
+            self._show_answer()
+            self._save(self._live)
+
+    def configure(self, settings: ChatSettings) -> None:
+        """Ask in this way from the next answer on."""
+        self._settings = settings
+        if self._history is not None and self._record is not None:
+            self._history.save_settings(self._record, settings)
+
+    def show(self, saved: SavedChat) -> None:
+        """Go on with a chat of the history; an answer that is being written is stopped."""
+        self.new()
+        self._record = Record(saved.id)
+        self._settings = saved.settings
+        self.turns = saved.turns
+
+    def _save(self, index: int) -> None:
+        """Write turn `index` down as it is now."""
+        if self._history is None or index >= len(self.turns):
+            return
+        if self._record is None:
+            ring = self._ring()
+            model = ring.loaded.model if ring is not None and ring.loaded is not None else ""
+            self._record = self._history.begin(_title(self.turns[0].prompt), model, self._settings)
+            for place in range(index):
+                self._history.save_turn(self._record, place, self.turns[place])
+        self._history.save_turn(self._record, index, self.turns[index])
+        self._saved_s = self._timing.clock()
+
+    def _cut(self, num_turns: int) -> None:
+        """Drop the turns from `num_turns` on; the history keeps the chat as it was if they say anything."""
+        gone = self.turns[num_turns:]
+        self.turns = self.turns[:num_turns]
+        self._editing = None
+        self.prompt.border_title = None
+        if self._history is None or self._record is None:
+            return
+        if any(turn.answer for turn in gone):
+            self._record = None  # the next save begins a chat of its own
+            self.notify("The chat as it was stays in the history (ctrl+f).")
+        else:
+            self._forget(num_turns)
+
+    def _forget(self, num_turns: int) -> None:
+        if self._history is not None and self._record is not None:
+            self._history.cut(self._record, num_turns)
+            if num_turns == 0:
+                self._record = None
 
     # --- what is shown ----------------------------------------------------------------------------------
 
@@ -151,6 +272,8 @@ class Conversation(Vertical):
         self.turns = (*self.turns[: self._live], live, *self.turns[self._live + 1 :])
         self._chat.spin += 1
         self.speeds = answer.speeds
+        if self._timing.clock() - self._saved_s > _SAVE_EVERY_S:
+            self._save(self._live)
 
     def watch_turns(self, turns: tuple[Turn, ...]) -> None:
         self._chat.turns = turns
@@ -164,6 +287,9 @@ class Conversation(Vertical):
         is_told = isinstance(told, Failed) and told.message == self.problem
         self._chat.problem = None if is_told else self.problem
 
+    def watch_unfolds(self, unfolds: bool) -> None:
+        self._chat.unfolds = unfolds
+
     def watch_is_ready(self, is_ready: bool) -> None:
         self.prompt.is_ready = is_ready
 
@@ -175,10 +301,17 @@ class Conversation(Vertical):
     # --- what a person does -----------------------------------------------------------------------------
 
     def escape(self) -> None:
-        """Take a waiting message back, stop the answer, go to the prompt."""
+        """Leave what is being edited, take a waiting message back, stop the answer, go to the prompt."""
+        if self._editing is not None:
+            self._editing = None
+            self.prompt.border_title = None
+            self.prompt.put("")
+            self.prompt.focus()
+            return
         waiting = self._waiting
         if waiting is not None:  # first: else it would be sent the moment the answer stops
             self.turns = self.turns[:-1]
+            self._forget(len(self.turns))
             if not self.prompt.text:
                 self.prompt.put(waiting.prompt)
         if self._answer is not None:
@@ -191,10 +324,15 @@ class Conversation(Vertical):
         self.prompt.focus()
 
     def new(self) -> None:
-        """Start a new conversation; an answer that is being written is stopped."""
+        """Start a new conversation; an answer that is being written is stopped and kept in the history."""
+        self.save_unfinished()
         self._answer = None
         self.workers.cancel_group(self, "answer")
         self.is_answering = False
+        self._editing = None
+        self.prompt.border_title = None
+        self._record = None
+        self._settings = self._defaults
         self.turns = ()
         self.speeds = (None, None)
         self.prompt.focus()
@@ -213,12 +351,86 @@ class Conversation(Vertical):
         else:
             self.notify("Nothing to answer again yet.")
 
+    def edit(self, index: int) -> None:
+        """Put the question of turn `index` into the prompt; sending it asks from there on."""
+        if not 0 <= index < len(self.turns):
+            self.notify("Nothing to edit yet.")
+            return
+        self._editing = index
+        self.prompt.border_title = f"editing question {index + 1} · esc leaves it as it is"
+        self.prompt.put(self.turns[index].prompt)
+        self.prompt.focus()
+
+    def edit_pointed(self) -> None:
+        """Edit the question that the keys act on, or the last one."""
+        pointed = self._chat.pointed
+        self.edit(len(self.turns) - 1 if pointed is None or not self._chat.has_focus else pointed)
+
     @property
     def shows_chat(self) -> bool:
         """Whether the chat has room on the screen."""
         return self._chat.size.area > 0
 
     def page(self, direction: int) -> None:
-        """Scroll the chat by a page, up for a negative `direction`."""
-        scroll = self._chat.scroll_page_up if direction < 0 else self._chat.scroll_page_down
-        scroll(animate=False)
+        """Scroll the chat by a page, up for a negative `direction`; 0 goes to its end."""
+        if direction == 0:
+            self._chat.scroll_end(animate=False)
+        else:
+            scroll = self._chat.scroll_page_up if direction < 0 else self._chat.scroll_page_down
+            scroll(animate=False)
+
+    @on(ChatLog.EditWanted)
+    def _edit_wanted(self, message: ChatLog.EditWanted) -> None:
+        self.edit(message.index)
+
+    @on(ChatLog.CopyWanted)
+    def _copy_wanted(self, message: ChatLog.CopyWanted) -> None:
+        self.copy_answer(message.index)
+
+    @on(ChatLog.VersionWanted)
+    def _version_wanted(self, message: ChatLog.VersionWanted) -> None:
+        turn = self.turns[message.index]
+        shown = turn.shown + message.step
+        is_live = self._answer is not None and message.index == self._live
+        if is_live or not 0 <= shown < len(turn.replies):
+            return
+        changed = replace(turn, shown=shown)
+        self.turns = (*self.turns[: message.index], changed, *self.turns[message.index + 1 :])
+        self._save(message.index)
+
+    # --- copying ----------------------------------------------------------------------------------------
+
+    def copy_answer(self, index: int | None = None) -> None:
+        """Copy the answer of turn `index`, by default of the newest that has one."""
+        answers = [turn.answer for turn in self.turns]
+        text = answers[index] if index is not None else next((a for a in reversed(answers) if a), "")
+        self._copy(text, "The answer")
+
+    def copy_chat(self) -> None:
+        parts = [f"> {turn.prompt}".replace("\n", "\n> ") + f"\n\n{turn.answer}" for turn in self.turns]
+        self._copy("\n\n".join(parts), "The chat")
+
+    def copy_code(self) -> None:
+        """Copy the newest code block; called again, the one before it."""
+        blocks = [block for turn in self.turns for block in code_blocks(turn.answer)]
+        if not blocks:
+            self.notify("No code to copy yet.")
+            return
+        at = self._num_copied % len(blocks)
+        self._num_copied = at + 1
+        block = blocks[-1 - at]
+        which = "" if len(blocks) == 1 else f", {at + 1} of {len(blocks)} from the end"
+        lines = block.count("\n") + 1
+        self._copy(block, f"Code ({lines} {'line' if lines == 1 else 'lines'}{which})")
+
+    def _copy(self, text: str, what: str) -> None:
+        if not text:
+            self.notify("Nothing to copy yet.")
+            return
+        self.app.copy_to_clipboard(text)
+        self.notify(f"{what} is copied.")
+
+
+def _title(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…"

@@ -16,16 +16,22 @@ from textual.app import SystemCommand
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.demo import models
+from dnet_core.settings import paths
 from dnet_core.types.devices import Peer
 from dnet_tui.app import DnetApp
-from dnet_tui.chat import ChatSettings
+from dnet_tui.chat import ChatOverrides
 from dnet_tui.cluster import Cluster
+from dnet_tui.history import History
 from dnet_tui.pace import Timing
+from dnet_tui.personal_app import Personal
+from dnet_tui.preferences import load_preferences
 
 DEMO_BADGE = "DEMO"
 
 
-def run_app(model: str, options: ClusterOptions, settings: ChatSettings, log: Path) -> tuple[str | None, int]:
+def run_app(
+    model: str, options: ClusterOptions, overrides: ChatOverrides, log: Path
+) -> tuple[str | None, int]:
     """Run the app to its end; return what ended it (None: the user) and the exit status."""
 
     @asynccontextmanager
@@ -35,18 +41,35 @@ def run_app(model: str, options: ClusterOptions, settings: ChatSettings, log: Pa
         async with module.Coordinator(options) as coordinator:
             yield coordinator
 
-    return _run(DnetApp(open_cluster, model, settings, help_notes=f"Log: {log}"))
+    return _run(
+        DnetApp(open_cluster, model, _personal(overrides, keeps_chats=True), help_notes=f"Log: {log}")
+    )
 
 
-def run_demo(num_macs: int, model: str | None, settings: ChatSettings, log: Path) -> tuple[str | None, int]:
+def run_demo(num_macs: int, model: str | None, overrides: ChatOverrides, log: Path) -> tuple[str | None, int]:
     """Run the app over simulated Macs; otherwise like `run_app`."""
-    return _run(demo_app(num_macs, model, settings, help_notes=f"Log: {log}"))
+    personal = _personal(overrides, keeps_chats=False)
+    return _run(demo_app(num_macs, model, personal, help_notes=f"Log: {log}"))
+
+
+def _personal(overrides: ChatOverrides, *, keeps_chats: bool) -> Personal:
+    """What is kept of the person; simulated answers are no chats to keep."""
+    places = paths()
+    preferences, notices = load_preferences(places.terminal_settings)
+    return Personal(
+        preferences=preferences,
+        preferences_path=places.terminal_settings,
+        notices=notices,
+        override=overrides.over,
+        history=History(places.chats) if keeps_chats and preferences.save_history else None,
+        exports=places.data / "exports",
+    )
 
 
 def demo_app(
     num_macs: int,
     model: str | None,
-    settings: ChatSettings,
+    personal: Personal,
     timing: Timing | None = None,
     help_notes: str = "",
 ) -> DnetApp:
@@ -78,7 +101,7 @@ def demo_app(
     return DnetApp(
         open_cluster,
         model or models.for_macs(num_macs),
-        settings,
+        personal,
         timing,
         help_notes=help_notes,
         badge=DEMO_BADGE,

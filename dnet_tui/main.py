@@ -16,8 +16,7 @@ from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
 from dnet_core.settings import paths
-from dnet_core.types.generation import SamplingParams
-from dnet_tui.chat import ChatSettings
+from dnet_tui.chat import ChatOverrides
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
 _LOG_NAME = "dnet-tui.log"
@@ -58,16 +57,15 @@ def options_parser() -> argparse.ArgumentParser:
         help=f"try the screen with 1 to {MOST_MACS} simulated Macs; nothing is loaded or sent",
     )
     add_cluster_options(parser)
-    chat = parser.add_argument_group("the chat")
-    chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the model's own)")
+    chat = parser.add_argument_group("new chats (else as set with F2)")
+    chat.add_argument("--system", metavar="TEXT", help="system prompt of new chats")
     chat.add_argument(
         "--temperature",
         type=float,
-        default=0.7,
         metavar="T",
-        help="0 always takes the likeliest token (default: %(default)s)",
+        help="0 always takes the likeliest token",
     )
-    chat.add_argument("--top-p", type=float, default=0.95, metavar="P", help="(default: %(default)s)")
+    chat.add_argument("--top-p", type=float, metavar="P", help="of the likeliest tokens, this share")
     chat.add_argument("--seed", type=int, metavar="S", help="make random answers repeatable")
     chat.add_argument(
         "--max-tokens", type=int, metavar="N", help="longest answer (default: up to the end of the context)"
@@ -82,15 +80,15 @@ def _num_macs(text: str) -> int:
     return number
 
 
-def chat_settings(options: argparse.Namespace) -> ChatSettings:
+def chat_overrides(options: argparse.Namespace) -> ChatOverrides:
     """Read the chat's options. Raises ValueError that says which is out of range."""
-    sampling = SamplingParams(
+    return ChatOverrides(
+        system=options.system,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
-    return ChatSettings(sampling=sampling, system=options.system)
 
 
 @contextmanager
@@ -128,7 +126,7 @@ def main() -> NoReturn:
     parser = options_parser()
     options = parser.parse_args()
     try:
-        settings = chat_settings(options)
+        overrides = chat_overrides(options)
         cluster = read_cluster_options(options)
     except (ValueError, StartError) as error:
         parser.error(str(error))
@@ -136,19 +134,19 @@ def main() -> NoReturn:
         parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
-    sys.exit(_run(options.model, options.demo, cluster, settings))
+    sys.exit(_run(options.model, options.demo, cluster, overrides))
 
 
-def _run(model: str | None, num_macs: int | None, cluster: ClusterOptions, settings: ChatSettings) -> int:
+def _run(model: str | None, num_macs: int | None, cluster: ClusterOptions, overrides: ChatOverrides) -> int:
     log = paths().logs / _LOG_NAME
     try:
         with log_instead_of_screen(log):
             from dnet_tui import launch  # noqa: PLC0415  Textual is imported after the options are checked
 
             if num_macs is None:
-                fatal, code = launch.run_app(model or SAMPLE_MODEL, cluster, settings, log)
+                fatal, code = launch.run_app(model or SAMPLE_MODEL, cluster, overrides, log)
             else:
-                fatal, code = launch.run_demo(num_macs, model, settings, log)
+                fatal, code = launch.run_demo(num_macs, model, overrides, log)
     except OSError as error:
         _fail(f"cannot write the log {log}: {error.strerror}")
     if fatal is not None:

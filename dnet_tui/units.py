@@ -84,3 +84,17 @@ def ms_text(seconds: float) -> str:
 def layers_text(start: int, stop: int) -> str:
     """The layers of the half-open range `[start, stop)` with both ends named: `0–14`."""
     return f"{start}" if stop - start == 1 else f"{start}–{stop - 1}"
+
+
+def ago_text(seconds: float) -> str:
+    """`just now`, `5 min ago`, `3 h ago`, `2 days ago`."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    hours = minutes // 60
+    if hours < 24:
+        return f"{hours} h ago"
+    days = hours // 24
+    return "yesterday" if days == 1 else f"{days} days ago"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from rich.console import Group
@@ -14,15 +14,17 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from dnet_tui.keys import keys_text
+
 
 class HelpScreen(ModalScreen[None]):
-    """Lists `groups` of (title, bindings); esc, F1 or q closes it."""
+    """Lists (keys, what they do) under the name of the part where they hold; esc, F1 or q closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "dismiss", "Close", id="help.close")]
 
-    def __init__(self, groups: Iterable[tuple[str, list[Binding]]], notes: str) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[tuple[str, str]]], notes: str) -> None:
         super().__init__()
-        self._groups = list(groups)
+        self._groups = groups
         self._notes = notes
 
     def compose(self) -> ComposeResult:
@@ -38,16 +40,11 @@ class HelpScreen(ModalScreen[None]):
 
     def _table(self) -> Group:
         parts: list[Text | Table] = []
-        for title, bindings in self._groups:
+        for title, keys in self._groups.items():
             table = Table.grid(padding=(0, 1))
             table.add_column(no_wrap=True, width=20)
             table.add_column()
-            for binding in bindings:
-                table.add_row(f"  {_keys_text(binding.key)}", binding.tooltip or binding.description)
+            for key, does in keys:
+                table.add_row(f"  {keys_text(key)}", does)
             parts += [Text(title, style="bold"), table]
         return Group(*parts)
-
-
-def _keys_text(keys: str) -> str:
-    names = {"escape": "esc", "pageup": "pgup", "pagedown": "pgdn", "f1": "F1"}
-    return ", ".join(names.get(key, key) for key in keys.split(","))

@@ -307,7 +307,7 @@ class ChatLog(ScrollView, can_focus=True):
             self._render_older()
         super()._on_mouse_scroll_up(event)
 
-    def anchor(self, anchor: bool = True) -> None:
+    def follow(self) -> None:
         """Go to the newest turn and stay there."""
         self.scroll_to(y=self.max_scroll_y, animate=False)
 

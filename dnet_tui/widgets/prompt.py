@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,10 +53,28 @@ class Prompt(TextArea):
             self._sent.append(text)
         self._recalled = None
 
+    def recall_from(self, older: Sequence[str]) -> None:
+        """Let `up` bring back `older` (the oldest first), before what was sent since."""
+        self._sent = [*older, *self._sent]
+
     def put(self, text: str) -> None:
         """Replace what stands in the prompt; the cursor goes to its end."""
         self.text = text
         self.move_cursor(self.document.end)
+
+    def action_copy(self) -> None:
+        """Copy what is selected here; else ctrl+c is the app's."""
+        if self.selected_text:
+            super().action_copy()
+        else:
+            self.call_next(self.run_action, "app.copy_or_quit")
+
+    def action_cursor_line_end(self, select: bool = False) -> None:
+        """Go to the end of the line; an empty prompt has none, then of the chat."""
+        if self.text:
+            super().action_cursor_line_end(select)
+        else:
+            self.call_next(self.run_action, "app.page_chat(0)")
 
     def action_newline(self) -> None:
         self.insert("\n")

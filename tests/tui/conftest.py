@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Turn
 from dnet_tui.pace import Timing
+from dnet_tui.personal_app import Personal
 from dnet_tui.widgets.prompt import Prompt
 from tests.fake_coordinator import FakeCoordinator
 
@@ -30,7 +31,9 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def make_app(fake: FakeCoordinator, *, settings: ChatSettings | None = None) -> DnetApp:
+def make_app(
+    fake: FakeCoordinator, *, settings: ChatSettings | None = None, personal: Personal | None = None
+) -> DnetApp:
     timing = Timing(
         stream_s=0,
         view_s=0,
@@ -40,7 +43,9 @@ def make_app(fake: FakeCoordinator, *, settings: ChatSettings | None = None) -> 
         clock=lambda: fake.gate.now_s,
         now=lambda: NOON + timedelta(seconds=fake.gate.now_s),
     )
-    return DnetApp(lambda: fake, MODEL, settings or ChatSettings(), timing)
+    if settings is not None:
+        personal = replace(personal or Personal(), override=lambda _: settings)
+    return DnetApp(lambda: fake, MODEL, personal, timing)
 
 
 @dataclass
@@ -97,10 +102,11 @@ async def _open_desk(
     *,
     size: tuple[int, int] = (80, 24),
     settings: ChatSettings | None = None,
+    personal: Personal | None = None,
     loaded: bool = True,
 ) -> AsyncIterator[Desk]:
     fake = fake or FakeCoordinator()
-    app = make_app(fake, settings=settings)
+    app = make_app(fake, settings=settings, personal=personal)
     async with app.run_test(size=size) as pilot:
         await fake.gate.arrive()
         await pilot.pause()

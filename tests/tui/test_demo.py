@@ -7,9 +7,10 @@ import asyncio
 from textual.app import App
 
 from dnet_tui.app import DnetApp
-from dnet_tui.chat import ChatSettings, Finished
+from dnet_tui.chat import Finished
 from dnet_tui.launch import demo_app
 from dnet_tui.pace import Timing
+from dnet_tui.personal_app import Personal
 from dnet_tui.state import Ready
 
 MODEL = "mlx-community/gpt-oss-20b-MXFP4-Q4"  # small and fast: the times are those of real Macs
@@ -28,7 +29,7 @@ async def holds(app: DnetApp, name: str, condition: object) -> None:
 
 
 async def test_the_demonstration_is_marked_and_answers() -> None:
-    app = demo_app(2, MODEL, ChatSettings(), Timing(blink=False))
+    app = demo_app(2, MODEL, Personal(), Timing(blink=False))
     async with app.run_test(size=(120, 40)) as pilot, asyncio.timeout(60):
         assert "DEMO" in screen_text(app)
         await holds(app, "view", lambda: isinstance(app.view.model, Ready))

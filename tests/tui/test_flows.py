@@ -323,13 +323,23 @@ async def test_the_palette_reaches_what_keys_reach(open_desk: OpenDesk) -> None:
         await desk.say("A question")
         await desk.finish()
         commands = {c.title: c.callback for c in desk.app.get_system_commands(desk.app.screen)}
-        expected = {"Stop", "New chat", "Again", "Cluster", "Help", "Quit", "Theme", "Reload model"}
+        expected = {
+            "Stop",
+            "New",
+            "History",
+            "Again",
+            "Cluster",
+            "Help",
+            "Quit",
+            "Theme: light",
+            "Reload model",
+        }
         assert expected <= set(commands)
         await desk.pilot.press("ctrl+p")
         await desk.pilot.pause()
         assert isinstance(desk.app.screen, CommandPalette)
         await desk.pilot.press("escape")
-        result = commands["New chat"]()
+        result = commands["New"]()
         if inspect.isawaitable(result):
             await result
         assert desk.turns == ()

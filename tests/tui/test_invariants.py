@@ -20,7 +20,7 @@ from textual.widgets import Footer
 import dnet_core
 import dnet_tui
 from dnet_tui.app import DnetApp
-from dnet_tui.chat import ChatSettings, Finished
+from dnet_tui.chat import Finished
 from dnet_tui.pace import COST_SHARE, Pace, Timing
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import MODEL, OpenDesk
@@ -70,7 +70,7 @@ async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.Mon
         return refresh(widget, *args, **kwargs)
 
     fake = FakeCoordinator()
-    app = DnetApp(lambda: fake, MODEL, ChatSettings(), Timing(blink=False))
+    app = DnetApp(lambda: fake, MODEL, timing=Timing(blink=False))
     async with app.run_test() as pilot:
         await fake.gate.arrive()
         await fake.gate.step(5)

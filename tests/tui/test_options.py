@@ -15,7 +15,7 @@ from dnet_tui.chat import ChatSettings
 
 
 def parse(*arguments: str) -> ChatSettings:
-    return command.chat_settings(command.options_parser().parse_args(arguments))
+    return command.chat_overrides(command.options_parser().parse_args(arguments)).over(ChatSettings())
 
 
 def test_every_chat_option_reaches_the_settings() -> None:
