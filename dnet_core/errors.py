@@ -135,7 +135,8 @@ class PortTaken(StartError):
     """Another program listens on `port`; `free_port` is the next that is free (None: none near it is)."""
 
     def __init__(self, host: str, port: int, free_port: int | None) -> None:
-        advice = "choose another" if free_port is None else f"port {free_port} is free"
+        free = f"port {free_port} is free (--http-port {free_port})"
+        advice = "choose another with --http-port" if free_port is None else free
         super().__init__(f"cannot listen on {host} port {port}: another program uses it; {advice}")
         self.host = host
         self.port = port
