@@ -5,6 +5,7 @@ DnetError
     UnknownModel      no such model here or on the hub
     UnsupportedModel  the architecture or the file cannot run in a ring
     ContextTooLong    prompt longer than the context
+    NoRoom            the memory for it is in use now; it may be asked again
     GrammarError      a grammar, JSON schema or regular expression that is invalid or too complex
   NotReady            no model is loaded, or one is being loaded
   InfeasiblePlan      the model does not fit, with what is missing per device
@@ -57,6 +58,14 @@ class ContextTooLong(RequestError):
 
 class GrammarError(RequestError):
     """What an answer is to be bound to is invalid, or too complex to follow; the message is llguidance's."""
+
+
+class NoRoom(RequestError):
+    """Sessions that run have the memory that this one needs; `peer` is the device that lacks it."""
+
+    def __init__(self, peer: str, detail: str) -> None:
+        super().__init__(f"{peer} has no room now: {detail}; try again when an answer has ended")
+        self.peer = peer
 
 
 class NotReady(DnetError):

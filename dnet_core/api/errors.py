@@ -18,6 +18,7 @@ from dnet_core.errors import (
     DnetError,
     InfeasiblePlan,
     LoadError,
+    NoRoom,
     NotReady,
     ProtocolError,
     RequestError,
@@ -68,6 +69,7 @@ _TABLE: tuple[tuple[type[DnetError], int, str, str, bool], ...] = (
     (UnknownModel, 404, INVALID, "model_not_found", False),
     (ContextTooLong, 400, INVALID, "context_length_exceeded", False),
     (UnsupportedModel, 400, INVALID, "unsupported_model", False),
+    (NoRoom, 429, "rate_limit_error", "no_room", True),
     (RequestError, 400, INVALID, "invalid_request", False),
     (NotReady, 503, SERVER, "model_not_ready", True),
     (InfeasiblePlan, 409, INVALID, "infeasible_plan", False),
@@ -83,7 +85,7 @@ _TABLE: tuple[tuple[type[DnetError], int, str, str, bool], ...] = (
 def from_dnet(error: DnetError) -> ApiError:
     """The reply for an error of the tree."""
     status, kind, code, retry = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
-    headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
+    headers = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     # Clients look for OpenAI's words to tell this error from others.
     words = "this model's maximum context length is exceeded: " if isinstance(error, ContextTooLong) else ""
     return ApiError(status, f"{words}{error}", kind=kind, code=code, retry=retry, headers=headers)

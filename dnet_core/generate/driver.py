@@ -23,6 +23,7 @@ from dnet_core.errors import (
     RequestError,
 )
 from dnet_core.events import Event, LapMeasured, SessionEnded, SessionStarted
+from dnet_core.generate.admission import Admission
 from dnet_core.generate.session import (
     AnswerSession,
     EmbeddingSession,
@@ -70,6 +71,7 @@ class Driver:
         self._chunk_tokens = chunk_tokens
         self._emit = emit
         self._on_lost = on_lost
+        self._admission = Admission(self._name, shards)
         self._links: dict[str, RingLink] = {}
         self._live: dict[str, AnswerSession | EmbeddingSession] = {}
         self._gone: set[str] = set()
@@ -131,6 +133,7 @@ class Driver:
         if self._end is not None:
             return
         self._end = why
+        self._admission.end(why)
         for name, session in self._live.items():
             session.mailbox.put_nowait(Fault(name, "", type(why).__name__, str(why)))
 
@@ -179,7 +182,7 @@ class Driver:
         try:
             if self._end is not None:
                 raise self._end
-            await everywhere(shard.open_session(self._name, session.order) for shard in self._shards)
+            await self._admission.open(session.order)
             yield
         except PeerLost as error:
             self._lose(error.peer, error)
@@ -232,7 +235,8 @@ class Driver:
             except DnetError:  # a shard that is gone holds no session
                 continue
         if self._end is None:
-            await asyncio.gather(*(s.close_session(name) for s in self._shards), return_exceptions=True)
+            await self._admission.close(name)
+        self._admission.left(name)
 
     def _order(self, tokens: tuple[int, ...], sampling: SamplingParams) -> SessionOrder:
         if not tokens:
@@ -321,11 +325,3 @@ async def drive(
     driver = Driver(shards, tokenizer, context_tokens, chunk_tokens, emit, on_lost)
     async with driver.connected():
         yield driver
-
-
-async def everywhere(calls: Iterable[Awaitable[None]]) -> None:
-    """Await all `calls` together and let each end; raises the first DnetError."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

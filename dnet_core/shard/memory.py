@@ -1,12 +1,21 @@
-"""The memory of this device that a shard may take."""
+"""The memory that a shard may take, and who has it.
+
+    budget   |-- weights, buffers, tables --|-- workspace --|-- KV: session, session, ...     free --|
+             what MLX holds after the load    one chunk's     set aside whole when a session opens
+
+A session takes what its order allows (prompt and answer), whether or not it will be used: so none that has
+begun can run out of memory. One that would pass the budget is refused before anything is computed.
+"""
 
 from __future__ import annotations
 
 import psutil
 
+from dnet_core.errors import NoRoom, RequestError
 from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.device import HostFacts, memory_budget_bytes
 from dnet_core.profile.microbench import mlx_facts
+from dnet_core.slices.kv import CacheSize
 
 
 def budget_bytes(limit: MemoryLimit | None) -> int:
@@ -16,3 +25,56 @@ def budget_bytes(limit: MemoryLimit | None) -> int:
         return limit.of(memory.total)
     host = HostFacts("", "", memory.total, memory.available)
     return memory_budget_bytes(host, mlx_facts().recommended_working_set_bytes)
+
+
+class KvRoom:
+    """KV memory of one loaded model, session by session. Owned by the compute thread."""
+
+    def __init__(self, peer: str, budget: int, room: int, sizes: tuple[CacheSize, ...]) -> None:
+        """Of `budget` bytes `room` are for KV; `sizes` are of the caches that a session has here."""
+        self._peer = peer
+        self._budget_bytes = budget
+        self._room_bytes = max(0, room)
+        self._sizes = sizes
+        self._taken: dict[str, int] = {}
+        self._taken_bytes = 0
+
+    @property
+    def room_bytes(self) -> int:
+        return self._room_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        return self._taken_bytes
+
+    def bytes_of(self, tokens: int) -> int:
+        """What the caches of a session of `tokens` take here."""
+        return sum(size.of(tokens) for size in self._sizes)
+
+    def take(self, session: str, tokens: int) -> None:
+        """Set memory aside for `session`. Raises NoRoom, or RequestError when it could never fit."""
+        assert session not in self._taken, f"session {session} has its memory already"
+        need = self.bytes_of(tokens)
+        if need > self._room_bytes:
+            raise RequestError(
+                f"{self._peer} cannot hold {tokens:,} tokens: their KV cache takes {_megabytes(need)}, and of"
+                f" its memory budget of {_megabytes(self._budget_bytes)} the model leaves"
+                f" {_megabytes(self._room_bytes)}. Ask for a shorter answer (max_tokens), or load the model"
+                " with a shorter context, with a KV cache of 8 or 4 bits, or with more --memory"
+            )
+        free = self._room_bytes - self._taken_bytes
+        if need > free:
+            raise NoRoom(
+                self._peer,
+                f"{tokens:,} tokens take {_megabytes(need)} of KV cache, and {_megabytes(free)} of"
+                f" {_megabytes(self._room_bytes)} are free",
+            )
+        self._taken[session] = need
+        self._taken_bytes += need
+
+    def give_back(self, session: str) -> None:
+        self._taken_bytes -= self._taken.pop(session)
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -24,12 +24,13 @@ import mlx.core as mx
 from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
 from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.loader import LayerStream, Reads, Spent
+from dnet_core.shard.memory import KvRoom
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session, Taken
 from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
 from dnet_core.slices.window import Arrays, End, WindowedModel
-from dnet_core.transport.control import Arrival, LoadOrder, Purpose, SessionOrder
+from dnet_core.transport.control import Arrival, Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     Cancel,
@@ -92,6 +93,7 @@ class Runtime:
         self._is_first = 0 in self._windows
         self._kv_bits = order.kv_bits
         self._sessions: dict[str, Session] = {}
+        self._room: KvRoom | None = None
         self.steps = 0
 
     @property
@@ -99,9 +101,10 @@ class Runtime:
         return tuple(self._sessions)
 
     def open(self, driver: str, order: SessionOrder, matcher: Matcher | None = None) -> None:
-        """Begin a session; on the tail `matcher` is of its grammar."""
+        """Begin a session; on the tail `matcher` is of its grammar. Raises RequestError when it has no room."""
         if order.session in self._sessions:
             raise ProtocolError(f"session {order.session} is already open on {self._peer}")
+        self.room.take(order.session, order.prompt_tokens + order.max_tokens)
         if order.purpose is Purpose.EMBED:
             self._model.check_hidden()
         self._sessions[order.session] = Session(driver, order, self._model.make_cache(), matcher)
@@ -117,6 +120,7 @@ class Runtime:
         session = self._sessions.pop(name, None)
         if session is not None:
             session.cancelled = True  # for a step that waits behind this one
+            self.room.give_back(name)
             mx.clear_cache()
 
     def close_all(self, driver: str) -> None:
@@ -127,6 +131,20 @@ class Runtime:
     def read(self) -> Reads:
         """What was read of streamed layers since the model was loaded."""
         return self._stream.read if self._stream else Reads(0, 0.0)
+
+    @property
+    def room(self) -> KvRoom:
+        """The KV memory of all sessions."""
+        assert self._room is not None, "sessions come when the model is warm and its memory is known"
+        return self._room
+
+    def set_budget(self, budget_bytes: int, limits: Limits) -> None:
+        """Count what is in memory, now that all windows are warm: the rest of the budget is for sessions."""
+        mx.clear_cache()
+        room = budget_bytes - mx.get_active_memory() - limits.workspace_bytes
+        sizes = self._model.cache_sizes(self._kv_bits, limits.chunk_tokens)
+        own = {slot for window in self._windows.values() for slot in self._model.slots(window)}
+        self._room = KvRoom(self._peer, budget_bytes, room, tuple(sizes[slot] for slot in sorted(own)))
 
     def warm(self, window: LayerWindow) -> None:
         """Run a token through `window`: reads embedding, norm and head, and compiles kernels.

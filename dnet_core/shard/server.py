@@ -161,6 +161,8 @@ class ShardServer:
             steps=loaded.runtime.steps if loaded else 0,
             read_bytes=loaded.runtime.read.num_bytes if loaded else 0,
             read_s=loaded.runtime.read.seconds if loaded else 0.0,
+            kv_room_bytes=loaded.runtime.room.room_bytes if loaded else 0,
+            kv_taken_bytes=loaded.runtime.room.taken_bytes if loaded else 0,
         )
 
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
@@ -201,7 +203,8 @@ class ShardServer:
 
     async def _load(self, order: LoadOrder, kept: Kept | None) -> AsyncGenerator[LoadReport, None]:
         """Fetch, check, read, warm, connect: each step tells its progress."""
-        budget = budget_bytes(self._memory)
+        own = order.limits.budget_bytes
+        budget = budget_bytes(self._memory) if own is None else own
         found: list[Path] = []
         async with aclosing(self._fetch(order.model, found)) as reports:
             async for report in reports:
@@ -232,6 +235,7 @@ class ShardServer:
             for window in order.windows:
                 yield LoadReport(LoadStep.WARM, 0, 0, "")
                 await self._thread.call(partial(runtime.warm, window))
+            await self._thread.call(partial(runtime.set_budget, budget, order.limits))
             grammars = await self._thread.call(partial(_grammars, found[0])) if order.is_last else None
             hop = await Held.open(self._tasks, self._hop(order.next)) if order.next else None
             files = checkpoint.fingerprint

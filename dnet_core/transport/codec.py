@@ -13,6 +13,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer 
 from dnet_core.errors import ProtocolError
 from dnet_core.transport.control import (
     Hop,
+    Limits,
     LoadOrder,
     LoadReport,
     LoadStep,
@@ -244,6 +245,8 @@ def encode_status(status: ShardStatus) -> pb.DescribeReply:
         num_streamed=status.num_streamed,
         read_bytes=status.read_bytes,
         read_s=status.read_s,
+        kv_room_bytes=status.kv_room_bytes,
+        kv_taken_bytes=status.kv_taken_bytes,
         id=status.id,
         addresses=[pb.Address(host=a.host, medium=a.medium) for a in status.addresses],
         thunderbolt=[pb.ThunderboltPort(domain=t.domain, connected=t.connected) for t in status.thunderbolt],
@@ -270,6 +273,8 @@ def decode_status(m: pb.DescribeReply) -> ShardStatus:
         num_streamed=m.num_streamed,
         read_bytes=m.read_bytes,
         read_s=m.read_s,
+        kv_room_bytes=m.kv_room_bytes,
+        kv_taken_bytes=m.kv_taken_bytes,
         id=m.id,
         addresses=tuple(PeerAddress(a.host, decode_medium(a.medium)) for a in m.addresses),
         thunderbolt=tuple(ThunderboltPort(t.domain, tuple(t.connected)) for t in m.thunderbolt),
@@ -291,6 +296,9 @@ def encode_load(order: LoadOrder) -> pb.LoadRequest:
         context_tokens=order.context_tokens,
         kv_bits=order.kv_bits,
         next=None if order.next is None else pb.Hop(name=order.next.name, target=order.next.target),
+        budget_bytes=order.limits.budget_bytes,
+        workspace_bytes=order.limits.workspace_bytes,
+        chunk_tokens=order.limits.chunk_tokens,
     )
 
 
@@ -312,6 +320,9 @@ def decode_load(m: pb.LoadRequest) -> LoadOrder:
         context_tokens=m.context_tokens,
         kv_bits=m.kv_bits,
         next=Hop(m.next.name, m.next.target) if m.HasField("next") else None,
+        limits=Limits(
+            m.budget_bytes if m.HasField("budget_bytes") else None, m.workspace_bytes, m.chunk_tokens
+        ),
     )
 
 

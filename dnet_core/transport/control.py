@@ -19,7 +19,7 @@ class ShardStatus:
     """A shard's answer to "who are you, what do you hold".
 
     Active and peak bytes are of MLX arrays, by MLX's own count. What was read are streamed layers, since the
-    model was loaded.
+    model was loaded. KV memory is set aside for a session when it is opened, for all that it may need.
     """
 
     id: str
@@ -43,6 +43,8 @@ class ShardStatus:
     steps: int
     read_bytes: int
     read_s: float
+    kv_room_bytes: int
+    kv_taken_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,18 @@ class Hop:
 
     name: str
     target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a load may take: `budget_bytes` in all, of which `workspace_bytes` are for computing.
+
+    A prompt comes in chunks of at most `chunk_tokens`.
+    """
+
+    budget_bytes: int | None  # None: what the shard finds itself
+    workspace_bytes: int
+    chunk_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,7 @@ class LoadOrder:
     context_tokens: int
     kv_bits: int
     next: Hop | None  # None: a ring of one
+    limits: Limits
 
     @property
     def num_layers_here(self) -> int:

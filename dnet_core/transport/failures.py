@@ -5,14 +5,17 @@ from __future__ import annotations
 import grpc
 
 from dnet_core import errors
-from dnet_core.errors import DeadlineExceeded, DnetError, PeerLost, ProtocolError
+from dnet_core.errors import DeadlineExceeded, DnetError, NoRoom, PeerLost, ProtocolError
 from dnet_core.transport import tls
+
+_ABOUT_A_PEER = PeerLost | DeadlineExceeded | NoRoom
 
 ERROR_KEY = "dnet-error"
 PEER_KEY = "dnet-peer-bin"  # bytes: a name need not be ASCII
 
 _CODES: tuple[tuple[type[DnetError], grpc.StatusCode], ...] = (
     (errors.UnknownModel, grpc.StatusCode.NOT_FOUND),
+    (errors.NoRoom, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.NotReady, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.InfeasiblePlan, grpc.StatusCode.FAILED_PRECONDITION),
@@ -31,7 +34,7 @@ def metadata_of(error: DnetError) -> tuple[tuple[str, str | bytes], ...]:
     """What tells the caller which error it was, and whom it is about."""
     kind = (ERROR_KEY, type(error).__name__)
     return (
-        (kind, (PEER_KEY, error.peer.encode())) if isinstance(error, PeerLost | DeadlineExceeded) else (kind,)
+        (kind, (PEER_KEY, error.peer.encode())) if isinstance(error, _ABOUT_A_PEER) else (kind,)
     )
 
 
@@ -45,7 +48,7 @@ def rebuild(kind: str, message: str, peer: str) -> DnetError:
         return ProtocolError(f"a shard reports an unknown kind of error, {kind!r}: {message}")
     error = cls.__new__(cls)
     Exception.__init__(error, message)
-    if isinstance(error, PeerLost | DeadlineExceeded):
+    if isinstance(error, _ABOUT_A_PEER):
         error.peer = peer
     return error
 

@@ -1,0 +1,72 @@
+"""Which sessions a ring has room for: opened on every shard or on none, in order of arrival.
+
+    shard A   room for 2   [s1][s2]        s3: A and B are asked, B refuses, A forgets it again; it waits until
+    shard B   room for 2   [s1][s2]        one of the others has gone, and so does s4 behind it
+
+A shard refuses with NoRoom while others use its KV memory, and with a RequestError what could never fit. Both
+come before anything is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from dnet_core.errors import DnetError, NoRoom
+from dnet_core.transport.control import SessionOrder
+from dnet_core.transport.grpc_client import ShardClient
+
+
+class Admission:
+    """The sessions of one driver on its shards. Owned by the event loop."""
+
+    def __init__(self, driver: str, shards: tuple[ShardClient, ...]) -> None:
+        self._driver = driver
+        self._shards = shards
+        self._door = asyncio.Lock()  # two that open at once could each take what the other needs
+        self._inside: set[str] = set()
+        self._changed = asyncio.Event()
+        self._end: DnetError | None = None
+
+    async def open(self, order: SessionOrder) -> None:
+        """Open a session on every shard as soon as there is room.
+
+        Raises NoRoom when others than this driver's sessions use it, and what the shards raise. Whoever calls
+        it closes the session on every shard afterwards, opened or not, and then says `left`.
+        """
+        async with self._door:
+            while True:
+                self._changed.clear()
+                if self._end is not None:
+                    raise self._end
+                try:
+                    await self._open_everywhere(order)
+                except NoRoom:
+                    await self.close(order.session)
+                    if not self._inside:
+                        raise
+                else:
+                    self._inside.add(order.session)
+                    return
+                await self._changed.wait()
+
+    async def _open_everywhere(self, order: SessionOrder) -> None:
+        """Let every call end; a lasting reason is raised before one that passes."""
+        calls = (shard.open_session(self._driver, order) for shard in self._shards)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in sorted(failures, key=lambda failure: isinstance(failure, NoRoom)):
+            raise failure
+
+    async def close(self, session: str) -> None:
+        """Let every shard free what it has of `session`; those that are gone have."""
+        await asyncio.gather(*(s.close_session(session) for s in self._shards), return_exceptions=True)
+
+    def left(self, session: str) -> None:
+        """A session is closed on every shard: the next one may have its room."""
+        self._inside.discard(session)
+        self._changed.set()
+
+    def end(self, error: DnetError) -> None:
+        """Let nobody in any more; those that wait are told `error`."""
+        self._end = error
+        self._changed.set()
