@@ -18,6 +18,7 @@ from typing import Self
 
 from dnet_core import planning
 from dnet_core.accuracy import Accuracy
+from dnet_core.chunks import Serving, serving
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned, RequestError
@@ -40,7 +41,7 @@ from dnet_core.generate.recover import answer, converse, embedding
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.library import Library
-from dnet_core.loading import LoadedModel, Ring, load_shards, open_ring, read_source, unload_shards
+from dnet_core.loading import LoadedModel, Ring, Source, load_shards, open_ring, read_source, unload_shards
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.recovery import Recovery
 from dnet_core.settings import paths
@@ -256,8 +257,8 @@ class Coordinator:
         """Fetch `model` if need be, place it on the devices and load it; progress is told as events.
 
         `plan` says where its layers go (None: as `prepare` finds best; a Solution, of `replan` or `predict`,
-        becomes the plan made last); `chunk_tokens` how much of a prompt travels in one frame (None: by
-        backend). What was loaded before is unloaded. Cancelling the
+        becomes the plan made last); `chunk_tokens` how much of a prompt travels in one frame (None: what
+        the plan's prediction chose, else by backend). What was loaded before is unloaded. Cancelling the
         wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
         """
@@ -289,16 +290,23 @@ class Coordinator:
         self._emit(LoadStarted(plan))
         self._holders.update(assignment.peer for assignment in plan.assignments)
         try:
-            await load_shards(self._cluster, plan, source, self._emit)
-            chunk_tokens = chunk_tokens or await planning.chunk_tokens_of(
-                self._cluster, tuple(self._cluster.peer(a.peer) for a in plan.assignments)
-            )
+            work = await self._serving(plan, source, chunk_tokens)
+            await load_shards(self._cluster, plan, work.limits, source, self._emit)
             return await open_ring(
-                self._cluster, self._tasks, loaded, source, chunk_tokens, self._emit, self._lose
+                self._cluster, self._tasks, loaded, source, work.pace, self._emit, self._lose
             )
         except BaseException:  # a failure here and a cancel from outside undo the same
             await self._free()
             raise
+
+    async def _serving(self, plan: RingPlan, source: Source, chunk_tokens: int | None) -> Serving:
+        """How the ring of `plan` is to work, by what is known of its devices."""
+        known = self._known
+        if known is None:
+            return await serving(self._cluster, plan, source.profile, {}, chunk_tokens)
+        if chunk_tokens is None and known.solution.plan == plan:
+            chunk_tokens = known.solution.prediction.chunk_tokens
+        return await serving(self._cluster, plan, source.profile, known.budgets, chunk_tokens)
 
     async def unload(self) -> None:
         """Free every shard. Nothing happens when nothing is loaded."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dnet_core import planning
+from dnet_core.chunks import chunk_tokens_of
 from dnet_core.cluster import Cluster
 from dnet_core.errors import DnetError, InfeasiblePlan, NotReady, RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed, Event
@@ -117,7 +118,7 @@ class Library:
         if self._loaded() is not None:
             raise NotReady("a device has come or gone, and devices that serve cannot be measured")
         peers = await self._cluster.usable_peers()
-        chunk_tokens = await planning.chunk_tokens_of(self._cluster, peers)
+        chunk_tokens = await chunk_tokens_of(self._cluster, peers)
         request = ProfileRequest(_TYPICAL, _FORMATS, chunk_tokens, _DISK_READ_SIZE_BYTES)
         devices, _ = await self._cluster.profiles(peers, request)
         names = {device.peer for device in devices}

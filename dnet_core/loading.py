@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from dnet_core.cluster import Cluster
-from dnet_core.errors import LoadError, PeerLost
+from dnet_core.errors import LoadError, PeerLost, UnsupportedModel
 from dnet_core.events import Event, FetchProgressed, LoadProgressed
-from dnet_core.generate.driver import Driver, OnLost, drive
+from dnet_core.generate.driver import Driver, OnLost, Pace, drive
 from dnet_core.generate.tokenizer import Tokenizer
+from dnet_core.profile.model import profile_model
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.tasks import Held, TaskScope
-from dnet_core.transport.control import Hop, LoadOrder, LoadStep
+from dnet_core.transport.control import Hop, Limits, LoadOrder, LoadStep
+from dnet_core.types.profiles import ModelProfile
 from dnet_core.types.ring import RingPlan
 
 Emit = Callable[[Event], None]
@@ -39,6 +41,7 @@ class Source:
     model: str
     fingerprint: str
     tokenizer: Tokenizer
+    profile: ModelProfile | None  # None: it runs only whole, and nothing can be planned for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Ring:
 
     loaded: LoadedModel
     source: Source
-    chunk_tokens: int
+    pace: Pace
     held: Held[Driver]
 
     @property
@@ -58,15 +61,22 @@ class Ring:
 async def read_source(model: str, emit: Emit) -> Source:
     """Bring the files of `model` here and read what the head needs of them. Raises what `resolve` raises."""
     directory = await resolve(model, lambda done, total: emit(FetchProgressed(model, done, total)))
-    return Source(model, read_checkpoint(directory).fingerprint, Tokenizer.load(directory))
+    checkpoint = read_checkpoint(directory)
+    try:
+        profile = profile_model(checkpoint)
+    except UnsupportedModel:
+        profile = None
+    return Source(model, checkpoint.fingerprint, Tokenizer.load(directory), profile)
 
 
-async def load_shards(cluster: Cluster, plan: RingPlan, source: Source, emit: Emit) -> None:
+async def load_shards(
+    cluster: Cluster, plan: RingPlan, limits: Mapping[str, Limits], source: Source, emit: Emit
+) -> None:
     """Load all shards of `plan`; the first failure cancels the other loads. Raises DnetErrors.
 
     What has been loaded by then stays so: the caller unloads.
     """
-    orders = _orders(cluster, plan)
+    orders = _orders(cluster, plan, limits)
     try:
         async with asyncio.TaskGroup() as loads:
             for name, order in orders.items():
@@ -75,12 +85,14 @@ async def load_shards(cluster: Cluster, plan: RingPlan, source: Source, emit: Em
         raise group.exceptions[0] from None
 
 
-async def reload_shards(cluster: Cluster, plan: RingPlan, source: Source, emit: Emit) -> None:
+async def reload_shards(
+    cluster: Cluster, plan: RingPlan, limits: Mapping[str, Limits], source: Source, emit: Emit
+) -> None:
     """Load all shards of `plan`, which keep what they hold of it; every load is let end.
 
     Raises DnetErrors, PeerLost before others: what the other shards have loaded is of use to the next plan.
     """
-    orders = _orders(cluster, plan)
+    orders = _orders(cluster, plan, limits)
     results = await asyncio.gather(
         *(_load_shard(cluster, name, orders[name], source, emit) for name in orders), return_exceptions=True
     )
@@ -104,7 +116,7 @@ async def open_ring(
     tasks: TaskScope,
     loaded: LoadedModel,
     source: Source,
-    chunk_tokens: int,
+    pace: Pace,
     emit: Emit,
     on_lost: OnLost,
 ) -> Ring:
@@ -112,10 +124,8 @@ async def open_ring(
     async with AsyncExitStack() as stack:
         names = [assignment.peer for assignment in loaded.plan.assignments]
         shards = [await stack.enter_async_context(cluster.client(name)) for name in names]
-        driving = drive(tuple(shards), source.tokenizer, loaded.context_tokens, chunk_tokens, emit, on_lost)
-        return Ring(
-            loaded, source, chunk_tokens, await Held.open(tasks, _with_channels(driving, stack.pop_all()))
-        )
+        driving = drive(tuple(shards), source.tokenizer, loaded.context_tokens, pace, emit, on_lost)
+        return Ring(loaded, source, pace, await Held.open(tasks, _with_channels(driving, stack.pop_all())))
 
 
 @asynccontextmanager
@@ -126,7 +136,7 @@ async def _with_channels(
         yield driver
 
 
-def _orders(cluster: Cluster, plan: RingPlan) -> dict[str, LoadOrder]:
+def _orders(cluster: Cluster, plan: RingPlan, limits: Mapping[str, Limits]) -> dict[str, LoadOrder]:
     """What each device is told; the ring closes from the last assignment to the first."""
     ring = [cluster.peer(assignment.peer) for assignment in plan.assignments]
     hops = zip(ring, (*ring[1:], ring[0]), strict=True)
@@ -140,6 +150,7 @@ def _orders(cluster: Cluster, plan: RingPlan) -> dict[str, LoadOrder]:
             context_tokens=plan.context_tokens,
             kv_bits=plan.kv_bits,
             next=None if source == target else Hop(target.name, cluster.target(source, target)),
+            limits=limits[assignment.peer],
         )
         for assignment, (source, target) in zip(plan.assignments, hops, strict=True)
     }

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dnet_core import plan_json, plan_tables
+from dnet_core.chunks import CHUNK_TOKENS, chunk_tokens_of
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.errors import RequestError
-from dnet_core.planning import CHUNK_TOKENS, DEFAULT_CONTEXT_TOKENS, chunk_tokens_of
+from dnet_core.planning import DEFAULT_CONTEXT_TOKENS
 from dnet_core.profile.device import DISK_READ_SIZE_BYTES, profile_from_json, profile_to_json, request_for
 from dnet_core.profile.model import profile_model
 from dnet_core.profile.model_json import (

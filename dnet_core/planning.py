@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from dnet_core.chunks import chunk_tokens_of, widen
 from dnet_core.cluster import Cluster
 from dnet_core.errors import InfeasiblePlan, RequestError
 from dnet_core.profile.device import request_for
@@ -18,9 +19,6 @@ from dnet_core.types.profiles import DeviceProfile, LinkProfile, ModelProfile
 from dnet_core.types.ring import LayerWindow, RingPlan, split_evenly
 
 log = logging.getLogger(__name__)
-
-CHUNK_TOKENS = {"cpu": 32, "metal": 512, "cuda": 512}
-"""Prompt tokens per frame, by the slowest backend of the ring: a chunk is what a cancel has to wait for."""
 
 DEFAULT_CONTEXT_TOKENS = 8192
 
@@ -54,6 +52,11 @@ class Prepared:
     def known(self) -> frozenset[str]:
         """The devices that have been measured."""
         return frozenset(device.peer for device in self.request.devices)
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Bytes that each of these may take."""
+        return {device.peer: device.memory_budget_bytes for device in self.request.devices}
 
 
 async def prepare(
@@ -151,7 +154,7 @@ def predict(
 def _solve(request: SolveRequest) -> Solution:
     from dnet_core.solve.plan import solve  # noqa: PLC0415 - SciPy takes a second: not while a screen starts
 
-    return solve(request)
+    return widen(request, solve(request))
 
 
 def _plan_from_edit(
@@ -161,7 +164,7 @@ def _plan_from_edit(
 ) -> Solution:
     from dnet_core.solve.plan import plan_from_edit  # noqa: PLC0415 - as above
 
-    return plan_from_edit(request, windows, num_resident)
+    return widen(request, plan_from_edit(request, windows, num_resident), num_resident)
 
 
 def _with_unmeasured(prepared: Prepared, solution: Solution) -> Solution:
@@ -208,12 +211,6 @@ async def _facts(
     links = await cluster.links(tuple(peer for peer in peers if peer.name in names))
     request = request_from(profile, measured, links, chunk_tokens, wishes)
     return request, tuple(DeviceReason(name, False, why) for name, why in failed.items())
-
-
-async def chunk_tokens_of(cluster: Cluster, peers: tuple[Peer, ...]) -> int:
-    """How much of a prompt travels in one frame: what the slowest backend of `peers` does in a moment."""
-    statuses = await asyncio.gather(*(cluster.status(peer.name) for peer in peers))
-    return min(CHUNK_TOKENS[status.backend] for status in statuses)
 
 
 def is_one_machine(peers: tuple[Peer, ...]) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dnet_core import planning
+from dnet_core.chunks import serving
 from dnet_core.cluster import Cluster
 from dnet_core.errors import DeadlineExceeded, InfeasiblePlan, PeerLost, PeerReturned
 from dnet_core.events import DevicesMeasured, LoadStarted, RecoveryStarted, RingLost
@@ -128,10 +129,12 @@ class Recovery:
         plan, source = prepared.solution.plan, self._old.source
         self._emit(LoadStarted(plan))
         self._holders.update(assignment.peer for assignment in plan.assignments)
-        await reload_shards(self._cluster, plan, source, self._emit)
+        chunk_tokens = self._old.pace.chunk_tokens  # as before, for the same bits
+        work = await serving(self._cluster, plan, source.profile, prepared.budgets, chunk_tokens)
+        await reload_shards(self._cluster, plan, work.limits, source, self._emit)
         loaded = replace(self._old.loaded, plan=plan)
         return await open_ring(
-            self._cluster, self._tasks, loaded, source, self._old.chunk_tokens, self._emit, self._on_lost
+            self._cluster, self._tasks, loaded, source, work.pace, self._emit, self._on_lost
         )
 
     def _leave_out(self, error: PeerLost | DeadlineExceeded, prepared: Prepared) -> None:

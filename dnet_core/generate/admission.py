@@ -1,7 +1,7 @@
 """Which sessions a ring has room for: opened on every shard or on none, in order of arrival.
 
-    shard A   room for 2   [s1][s2]        s3: A and B are asked, B refuses, A forgets it again; it waits until
-    shard B   room for 2   [s1][s2]        one of the others has gone, and so does s4 behind it
+    shard A   room for 3   [s1][s2]     s3: A and B are asked, B refuses, A forgets it again; it waits until
+    shard B   room for 2   [s1][s2]     one of the others has gone, and so does s4 behind it
 
 A shard refuses with NoRoom while others use its KV memory, and with a RequestError what could never fit. Both
 come before anything is computed.

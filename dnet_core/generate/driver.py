@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from dnet_core.errors import (
@@ -44,8 +45,13 @@ from dnet_core.types.generation import (
     SamplingParams,
 )
 
-CHUNKS_IN_FLIGHT_PER_SHARD = 2
-"""One being computed and one waiting on each shard keep the pipe full; more would only queue."""
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A prompt goes out in chunks of `chunk_tokens`, of which `in_flight` are on the ring at once."""
+
+    chunk_tokens: int
+    in_flight: int
 
 
 class Driver:
@@ -59,7 +65,7 @@ class Driver:
         shards: tuple[ShardClient, ...],
         tokenizer: Tokenizer,
         context_tokens: int,
-        chunk_tokens: int,
+        pace: Pace,
         emit: Callable[[Event], None],
         on_lost: OnLost,
     ) -> None:
@@ -68,7 +74,7 @@ class Driver:
         self.successor: asyncio.Future[Driver] = asyncio.get_running_loop().create_future()
         self._name = f"{DRIVER_PREFIX}{uuid.uuid4().hex}"
         self._shards = shards
-        self._chunk_tokens = chunk_tokens
+        self._pace = pace
         self._emit = emit
         self._on_lost = on_lost
         self._admission = Admission(self._name, shards)
@@ -139,7 +145,7 @@ class Driver:
 
     async def _drive(self, session: AnswerSession) -> AsyncGenerator[GenerationEvent, None]:
         name, tokens = session.order.session, session.tokens
-        waiting = prompt_chunks(name, tokens, self._chunk_tokens)[::-1]
+        waiting = prompt_chunks(name, tokens, self._pace.chunk_tokens)[::-1]
         self._send_first(waiting)
         while session.finish is None:
             match await self._next_frame(session):
@@ -193,7 +199,7 @@ class Driver:
 
     async def _read_embedding(self, session: EmbeddingSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
         name = session.order.session
-        waiting = embedding_chunks(name, tokens, self._chunk_tokens)[::-1]
+        waiting = embedding_chunks(name, tokens, self._pace.chunk_tokens)[::-1]
         self._send_first(waiting)
         while True:
             match await self._next_frame(session):
@@ -210,7 +216,7 @@ class Driver:
 
     def _send_first(self, waiting: list[Prompt]) -> None:
         """Begin with a prompt; the next chunk is the last of `waiting`."""
-        for _ in range(CHUNKS_IN_FLIGHT_PER_SHARD * len(self._shards)):
+        for _ in range(self._pace.in_flight):
             self._send_next(waiting)
 
     def _send_next(self, waiting: list[Prompt]) -> None:
@@ -314,7 +320,7 @@ async def drive(
     shards: tuple[ShardClient, ...],
     tokenizer: Tokenizer,
     context_tokens: int,
-    chunk_tokens: int,
+    pace: Pace,
     emit: Callable[[Event], None],
     on_lost: OnLost,
 ) -> AsyncIterator[Driver]:
@@ -322,6 +328,6 @@ async def drive(
 
     `on_lost` hears of everybody who leaves the ring; the first one's leaving ends it.
     """
-    driver = Driver(shards, tokenizer, context_tokens, chunk_tokens, emit, on_lost)
+    driver = Driver(shards, tokenizer, context_tokens, pace, emit, on_lost)
     async with driver.connected():
         yield driver

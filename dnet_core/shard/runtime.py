@@ -101,7 +101,7 @@ class Runtime:
         return tuple(self._sessions)
 
     def open(self, driver: str, order: SessionOrder, matcher: Matcher | None = None) -> None:
-        """Begin a session; on the tail `matcher` is of its grammar. Raises RequestError when it has no room."""
+        """Begin a session; on the tail `matcher` is of its grammar. Raises NoRoom, RequestError."""
         if order.session in self._sessions:
             raise ProtocolError(f"session {order.session} is already open on {self._peer}")
         self.room.take(order.session, order.prompt_tokens + order.max_tokens)

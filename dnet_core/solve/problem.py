@@ -33,8 +33,15 @@ KV_STEP_TOKENS = 256
 QUANTISED_KV_OVERHEAD_BITS = 0.5
 """A 16-bit scale and a 16-bit bias for every 64 values."""
 
-WORKSPACE_ACTIVATIONS = 16
+WORKSPACE_ACTIVATIONS = 32
 """Activations of a prefill chunk alive at once in a layer (norms, q, k, v, the wide MLP), in hidden sizes."""
+
+WORKSPACE_SCORES = 3
+"""Attention scores alive at once, of all heads, where they are not computed in one kernel: 1 to 1.5,
+3 with attention sinks."""
+
+WORKSPACE_BYTES = 4 << 20
+"""For all that is small: a token's activations and logits, masks, memory that comes in whole pages."""
 
 TOKEN_BYTES = 64
 """A sampled token on the wire, with its frame."""
@@ -119,9 +126,13 @@ def build(request: SolveRequest) -> Problem:
         peers=tuple(d.peer for d in devices),
         weight_bytes=weights,
         kv_bytes=np.array(
-            [kv_layer_bytes(layer.kv, request.context_tokens, request.kv_bits) for layer in model.layers],
+            [
+                kv_layer_bytes(layer.kv, request.context_tokens, request.kv_bits, request.chunk_tokens)
+                for layer in model.layers
+            ],
             dtype=np.int64,
         )
+        * model.activation_scale
         * request.batch,
         compute_s=np.array([decode(d) for d in devices]),
         read_s=weights[None, :] / np.array([[d.disk_read_bytes_per_s] for d in devices]),
@@ -129,7 +140,10 @@ def build(request: SolveRequest) -> Problem:
         last_chunk_s=np.array([prefill(d, last) for d in devices]),
         head_s=np.array([_head_s(model, d, request.batch) for d in devices]),
         budget_bytes=np.array([d.memory_budget_bytes for d in devices], dtype=np.int64),
-        workspace_bytes=WORKSPACE_ACTIVATIONS * chunk * model.activation_bytes_per_token,
+        workspace_bytes=max(
+            workspace_bytes(model, request.chunk_tokens, request.context_tokens, request.kv_bits, d.backend)
+            for d in devices
+        ),
         embedding_bytes=model.embedding_bytes,
         head_bytes=model.head_bytes + 4 * model.vocab_size * request.batch,  # float32 logits
         hop_s=_hops(devices, request.links, request.batch * model.activation_bytes_per_token),
@@ -140,12 +154,35 @@ def build(request: SolveRequest) -> Problem:
     )
 
 
-def kv_layer_bytes(kv: KVProfile, context_tokens: int, kv_bits: int) -> int:
-    """Bytes of one layer's cache for one sequence of `context_tokens`, as it is allocated.
+def workspace_bytes(
+    model: ModelProfile, chunk_tokens: int, context_tokens: int, kv_bits: int, backend: str
+) -> int:
+    """What computing a chunk takes beside weights and caches, at the end of a prompt that fills the context.
+
+    Metal has attention over 16-bit caches in one kernel; elsewhere the scores of all heads are in memory.
+    """
+    activations = WORKSPACE_ACTIVATIONS * chunk_tokens * model.activation_bytes_per_token
+    scores = 0
+    if backend != "metal" or kv_bits < 16:
+        head_size = 128 if model.hidden_size >= 4096 else 64
+        scores = max(
+            layer.attention_flops_per_token_pair
+            // (4 * head_size)
+            * min(context_tokens, layer.kv.window_tokens)
+            for layer in model.layers
+        )
+    element_bytes = 2 * model.activation_scale
+    return WORKSPACE_BYTES + activations + round(WORKSPACE_SCORES * scores * chunk_tokens * element_bytes)
+
+
+def kv_layer_bytes(kv: KVProfile, context_tokens: int, kv_bits: int, chunk_tokens: int) -> int:
+    """Bytes of one layer's cache for one sequence of `context_tokens`, for values of 16 bits.
 
     Only full caches can be quantised in mlx-lm; rotating ones, latent vectors and states stay as they are.
+    While a prompt is read a rotating cache holds a chunk more than its window.
     """
-    tokens = min(-(-context_tokens // KV_STEP_TOKENS) * KV_STEP_TOKENS, kv.window_tokens)
+    window = kv.window_tokens + (chunk_tokens if kv.kind is KVKind.SLIDING else 0)
+    tokens = min(-(-context_tokens // KV_STEP_TOKENS) * KV_STEP_TOKENS, window)
     size = tokens * kv.bytes_per_token
     if kv.kind is KVKind.FULL and kv_bits < 16:
         size = round(size * (kv_bits + QUANTISED_KV_OVERHEAD_BITS) / 16)

@@ -33,9 +33,7 @@ def code_of(error: DnetError) -> grpc.StatusCode:
 def metadata_of(error: DnetError) -> tuple[tuple[str, str | bytes], ...]:
     """What tells the caller which error it was, and whom it is about."""
     kind = (ERROR_KEY, type(error).__name__)
-    return (
-        (kind, (PEER_KEY, error.peer.encode())) if isinstance(error, _ABOUT_A_PEER) else (kind,)
-    )
+    return (kind, (PEER_KEY, error.peer.encode())) if isinstance(error, _ABOUT_A_PEER) else (kind,)
 
 
 def rebuild(kind: str, message: str, peer: str) -> DnetError:

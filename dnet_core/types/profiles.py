@@ -69,6 +69,11 @@ class ModelProfile:
         return len(self.layers)
 
     @property
+    def activation_scale(self) -> int:
+        """Values of activations and caches take so many times 16 bits: 2 in a model of 32-bit floats."""
+        return max(1, self.activation_bytes_per_token // (2 * self.hidden_size))
+
+    @property
     def weight_bytes(self) -> int:
         return sum(layer.weight_bytes for layer in self.layers) + self.embedding_bytes + self.head_bytes
 

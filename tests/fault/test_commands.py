@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from dnet_core import __version__
-from dnet_core.transport.control import LoadOrder, Purpose, SessionOrder
+from dnet_core.transport.control import Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import Prompt
 from dnet_core.transport.grpc_link import DRIVER_PREFIX, ring_link
 from dnet_core.types.generation import SamplingParams
@@ -94,7 +94,7 @@ def model(models: Path) -> Path:
 async def compute(shard: ShardProcess, model: Path) -> None:
     """Load the model as a ring of one and leave the shard in the middle of a long answer."""
     async with shard.client() as client:
-        order = LoadOrder(str(model), 5, (LayerWindow(0, 5),), (), 0, 100_000, 16, None)
+        order = LoadOrder(str(model), 5, (LayerWindow(0, 5),), (), 0, 100_000, 16, None, Limits(None, 0, 32))
         async for _ in client.load(order):
             pass
         driver = f"{DRIVER_PREFIX}test"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dnet_core.errors import DnetError, NotReady, ProtocolError, RequestError
-from dnet_core.transport.control import LoadOrder, Purpose, SessionOrder
+from dnet_core.transport.control import Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     DriverFrame,
@@ -76,7 +76,9 @@ async def by_hand(rings: Rings, model: Path, num_layers: int = 5) -> AsyncIterat
         channel = await stack.enter_async_context(open_channel(peer.target, None))
         client = ShardClient(peer.name, channel)
         window = LayerWindow(0, num_layers)
-        async for _ in client.load(LoadOrder(str(model), num_layers, (window,), (), 0, 4096, 16, None)):
+        async for _ in client.load(
+            LoadOrder(str(model), num_layers, (window,), (), 0, 4096, 16, None, Limits(None, 0, 32))
+        ):
             pass
         link = await stack.enter_async_context(
             ring_link(channel, peer.name, DRIVER, 5, frames.put_nowait, lost.append)

@@ -15,7 +15,7 @@ import pytest
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError, LoadError, NotReady, UnknownModel, UnsupportedModel
 from dnet_core.events import LoadFailed, LoadProgressed, ModelLoaded
-from dnet_core.transport.control import LoadOrder
+from dnet_core.transport.control import Limits, LoadOrder
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import open_channel
 from dnet_core.types.generation import SamplingParams
@@ -199,7 +199,7 @@ async def test_two_heads_cannot_load_one_shard_at_once(rings: Rings, models: Pat
     write_large_random_model(model, layers=8, hidden=512)
     ring = await rings(1)
     await ring.unload()
-    order = LoadOrder(str(model), 8, (LayerWindow(0, 8),), (), 0, 512, 16, None)
+    order = LoadOrder(str(model), 8, (LayerWindow(0, 8),), (), 0, 512, 16, None, Limits(None, 0, 32))
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(open_channel(ring.peers[0].target, None)) for _ in "ab"]
         one, two = (ShardClient(ring.peers[0].name, channel) for channel in channels)

@@ -28,7 +28,7 @@ class ThunderboltPort(_message.Message):
     def __init__(self, domain: _Optional[str] = ..., connected: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt", "budget_bytes", "num_resident", "num_streamed", "read_bytes", "read_s")
+    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt", "budget_bytes", "num_resident", "num_streamed", "read_bytes", "read_s", "kv_room_bytes", "kv_taken_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,8 @@ class DescribeReply(_message.Message):
     NUM_STREAMED_FIELD_NUMBER: _ClassVar[int]
     READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     READ_S_FIELD_NUMBER: _ClassVar[int]
+    KV_ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_TAKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     protocol_version: int
@@ -71,7 +73,9 @@ class DescribeReply(_message.Message):
     num_streamed: int
     read_bytes: int
     read_s: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ...) -> None: ...
+    kv_room_bytes: int
+    kv_taken_bytes: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ..., kv_room_bytes: _Optional[int] = ..., kv_taken_bytes: _Optional[int] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("start", "stop")
@@ -82,7 +86,7 @@ class Window(_message.Message):
     def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("model", "num_layers", "windows", "streamed", "num_buffers", "context_tokens", "kv_bits", "next")
+    __slots__ = ("model", "num_layers", "windows", "streamed", "num_buffers", "context_tokens", "kv_bits", "next", "budget_bytes", "workspace_bytes", "chunk_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +95,9 @@ class LoadRequest(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_BITS_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     num_layers: int
     windows: _containers.RepeatedCompositeFieldContainer[Window]
@@ -99,7 +106,10 @@ class LoadRequest(_message.Message):
     context_tokens: int
     kv_bits: int
     next: Hop
-    def __init__(self, model: _Optional[str] = ..., num_layers: _Optional[int] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., streamed: _Optional[_Iterable[int]] = ..., num_buffers: _Optional[int] = ..., context_tokens: _Optional[int] = ..., kv_bits: _Optional[int] = ..., next: _Optional[_Union[Hop, _Mapping]] = ...) -> None: ...
+    budget_bytes: int
+    workspace_bytes: int
+    chunk_tokens: int
+    def __init__(self, model: _Optional[str] = ..., num_layers: _Optional[int] = ..., windows: _Optional[_Iterable[_Union[Window, _Mapping]]] = ..., streamed: _Optional[_Iterable[int]] = ..., num_buffers: _Optional[int] = ..., context_tokens: _Optional[int] = ..., kv_bits: _Optional[int] = ..., next: _Optional[_Union[Hop, _Mapping]] = ..., budget_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ..., chunk_tokens: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
     __slots__ = ("name", "target")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dnet_core import errors
 from dnet_core.errors import DnetError, LoadError, PeerLost, ProtocolError
 from dnet_core.transport import codec
-from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, Purpose, SessionOrder
+from dnet_core.transport.control import Hop, Limits, LoadOrder, LoadReport, LoadStep, Purpose, SessionOrder
 from dnet_core.transport.failures import code_of, rebuild
 from dnet_core.transport.frames import (
     Activation,
@@ -119,6 +119,7 @@ def test_driver_frames(frames: list[DriverFrame]) -> None:
     numbers=st.tuples(u32, u32),
     kv_bits=st.sampled_from([4, 8, 16]),
     hop=st.none() | st.builds(Hop, st.text(min_size=1, max_size=9), st.text(min_size=1, max_size=9)),
+    limits=st.builds(Limits, st.none() | u64, u64, u32),
 )
 def test_load_orders(
     model: str,
@@ -127,8 +128,9 @@ def test_load_orders(
     numbers: tuple[int, int],
     kv_bits: int,
     hop: Hop | None,
+    limits: Limits,
 ) -> None:
-    order = LoadOrder(model, 100, windows, streamed, numbers[0], numbers[1], kv_bits, hop)
+    order = LoadOrder(model, 100, windows, streamed, numbers[0], numbers[1], kv_bits, hop, limits)
     message = pb.LoadRequest.FromString(codec.encode_load(order).SerializeToString())
     assert codec.decode_load(message) == order
 

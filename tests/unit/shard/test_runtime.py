@@ -12,7 +12,7 @@ import pytest
 from dnet_core.errors import ProtocolError
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.weights import open_model
-from dnet_core.transport.control import Arrival, LoadOrder, Purpose, SessionOrder
+from dnet_core.transport.control import Arrival, Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     DriverFrame,
@@ -41,10 +41,11 @@ class Shard:
         self.driver: list[DriverFrame] = []
         self.waiting: deque[Callable[[], None]] = deque()
         model = open_model(directory, "tiny")
-        order = LoadOrder("tiny", LAYERS, windows, (), 0, 512, 16, None)
+        order = LoadOrder("tiny", LAYERS, windows, (), 0, 512, 16, None, Limits(None, 0, 32))
         model.check_windows(windows)
         outputs = Outputs(self.next.append, lambda _name, frame: self.driver.append(frame), self.again)
         self.runtime = Runtime("here", order, model, outputs)
+        self.runtime.set_budget(10**12, order.limits)
 
     def again(self, work: Callable[[], None]) -> None:
         self.waiting.append(work)

@@ -178,9 +178,9 @@ def test_many_devices_are_planned_too() -> None:
 
 def test_kv_bytes_by_kind() -> None:
     full = KVProfile(KVKind.FULL, 1000, 0, 1 << 17)
-    assert kv_layer_bytes(full, 1000, 16) == 1024 * 1000  # steps of 256 tokens
-    assert kv_layer_bytes(full, 1024, 8) == 1024 * 1000 * 8.5 / 16
-    assert kv_layer_bytes(full, 1024, 4) == 1024 * 1000 * 4.5 / 16
+    assert kv_layer_bytes(full, 1000, 16, 32) == 1024 * 1000  # steps of 256 tokens
+    assert kv_layer_bytes(full, 1024, 8, 32) == 1024 * 1000 * 8.5 / 16
+    assert kv_layer_bytes(full, 1024, 4, 32) == 1024 * 1000 * 4.5 / 16
     sliding = KVProfile(KVKind.SLIDING, 1000, 0, 512)
-    assert kv_layer_bytes(sliding, 100_000, 4) == 512 * 1000
-    assert kv_layer_bytes(KVProfile(KVKind.STATE, 0, 777, 1 << 17), 100_000, 4) == 777
+    assert kv_layer_bytes(sliding, 100_000, 4, 32) == (512 + 32) * 1000
+    assert kv_layer_bytes(KVProfile(KVKind.STATE, 0, 777, 1 << 17), 100_000, 4, 32) == 777
