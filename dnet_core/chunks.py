@@ -96,8 +96,8 @@ async def serving(
 ) -> Serving:
     """How the ring of `plan` is to work.
 
-    Devices without one of `budgets` find it themselves; `chunk_tokens` None: by backend. `model` None: nothing
-    is known of it, and nothing is set aside for computing.
+    Devices without one of `budgets` find it themselves; `chunk_tokens` None: by backend. `model` None:
+    nothing is known of it, and nothing is set aside for computing.
     """
     from dnet_core.solve.problem import workspace_bytes  # noqa: PLC0415 - as above
 

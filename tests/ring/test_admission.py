@@ -15,7 +15,7 @@ from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import NoRoom, NotReady, RequestError
-from dnet_core.events import SessionEnded, SessionStarted
+from dnet_core.events import LapMeasured, SessionEnded
 from dnet_core.memory_option import MemoryLimit
 from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.transport.grpc_client import ShardClient
@@ -104,7 +104,7 @@ async def test_those_that_do_not_fit_together_wait_for_one_another(rings: Rings,
         most = ended = 0
         while ended < 4:
             match await anext(events):
-                case SessionStarted(session=name):
+                case LapMeasured(session=name):
                     inside.add(name)
                     most = max(most, len(inside))
                 case SessionEnded(session=name):
@@ -140,7 +140,8 @@ async def test_an_unload_ends_the_wait(rings: Rings, model: Path) -> None:
         with pytest.raises(NotReady, match="unloaded"):
             await waiting
         with pytest.raises(NotReady, match="unloaded"):
-            await anext(answer)
+            async for _ in answer:
+                pass
 
 
 async def test_room_that_others_use_is_told_at_once(rings: Rings, model: Path) -> None:

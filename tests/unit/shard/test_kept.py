@@ -14,7 +14,7 @@ import pytest
 from dnet_core.shard.kept import keep
 from dnet_core.slices.weights import open_model, read_parameters
 from dnet_core.slices.window import WindowedModel
-from dnet_core.transport.control import LoadOrder
+from dnet_core.transport.control import Limits, LoadOrder
 from dnet_core.types.ring import LayerWindow
 from tests.tiny_models import write_tiny_model
 
@@ -29,7 +29,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def order(start: int, stop: int, streamed: tuple[int, ...] = ()) -> LoadOrder:
     window = LayerWindow(start, stop)
-    return LoadOrder("tiny", LAYERS, (window,), streamed, len(streamed), 64, 16, None)
+    return LoadOrder("tiny", LAYERS, (window,), streamed, len(streamed), 64, 16, None, Limits(None, 0, 32))
 
 
 def logits(model: WindowedModel) -> np.ndarray:
