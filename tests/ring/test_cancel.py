@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dnet_core.chunks import CHUNKS_IN_FLIGHT_PER_SHARD
 from dnet_core.coordinator import Coordinator
-from dnet_core.generate.driver import CHUNKS_IN_FLIGHT_PER_SHARD
 from dnet_core.transport.control import ShardStatus
 from dnet_core.types.generation import GenerationEvent, PromptProgress, SamplingParams, TokenText
 from tests.conftest import Rings
