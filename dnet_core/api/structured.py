@@ -23,6 +23,9 @@ from dnet_core.api.body import Body, Many, Refused
 from dnet_core.grammar import build
 from dnet_core.grammar.build import JsonDict, Part
 
+MAX_RULES_CHARS = 64 * 1024
+"""Of a grammar in text: it is read on the event loop."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -96,6 +99,8 @@ def _lark(value: object) -> object:
     """A grammar may be written in Lark's way, or in the way of llama.cpp (GBNF)."""
     if not isinstance(value, str):
         return value
+    if len(value) > MAX_RULES_CHARS:
+        raise PydanticCustomError("grammar", "is longer than {most} characters", {"most": MAX_RULES_CHARS})
     try:
         return any_to_lark(value)
     except Exception as error:  # noqa: BLE001 - a script of llguidance, which raises what comes

@@ -20,6 +20,8 @@ from dnet_core.store.tokenizer_files import read_tokenizer_files
 
 Mask = NDArray[np.bool_]
 
+_DEAD_END = "the model has no token for what the grammar allows next"
+
 
 class GrammarTokenizer:
     """The vocabulary of one model as llguidance needs it. Immutable; takes 0.1 s to 1 s and holds the GIL."""
@@ -52,6 +54,7 @@ class Matcher:
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
         self._mask: bytes | None = None
+        self._vocabulary = 0  # as far as known: the model's table of logits
         self._check()
 
     @property
@@ -73,13 +76,15 @@ class Matcher:
         # A model's table may be longer than its vocabulary: what is beyond it stands for nothing.
         mask = np.unpackbits(bits, count=vocabulary, bitorder="little").view(np.bool_)
         if not mask.any():
-            raise GrammarError("the model has no token for what the grammar allows next")
+            raise GrammarError(_DEAD_END)
+        self._vocabulary = vocabulary
         return mask
 
     def take(self, token: int) -> tuple[int, ...]:
-        """Go on by `token`; return the tokens that must follow it, after going on by them, too.
+        """Go on by `token`, one of those that `allowed` told; return the tokens that must follow it, after
+        going on by them, too.
 
-        Raises GrammarError when the grammar has become too complex to follow.
+        Raises GrammarError when the grammar has become too complex to follow, or leads nowhere.
         """
         self._mask = None
         self._matcher.consume_token(token)
@@ -87,6 +92,8 @@ class Matcher:
         if self.is_done:
             return ()
         forced = self._matcher.compute_ff_tokens()[:MAX_FORCED_TOKENS]
+        if max(forced, default=0) >= self._vocabulary:
+            raise GrammarError(_DEAD_END)
         self._matcher.consume_tokens(forced)
         self._check()
         return tuple(forced)

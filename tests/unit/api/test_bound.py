@@ -224,6 +224,7 @@ async def test_a_bare_object_is_a_call(with_text: Model) -> None:
     assert grammar is not None
     matcher, encode = with_text.tail.matcher(grammar), with_text.tokenizer.encode
     (brace,) = encode("{", add_special_tokens=False)
+    assert matcher.allowed(with_text.tokenizer.vocab_size)[brace]
     forced = matcher.take(brace)
     assert with_text.tokenizer.decode(forced).startswith('"name"')
     for text in (" {", "\n"):
@@ -333,5 +334,6 @@ async def test_what_is_not_bound_is_free(with_text: Model) -> None:
 
 def test_a_grammar_that_has_become_too_complex_is_an_error(with_text: Model) -> None:
     matcher = with_text.tail.matcher(alone(with_text, build.regex("a")))
+    assert matcher.allowed(with_text.tokenizer.vocab_size).any()
     with pytest.raises(GrammarError):
         matcher.take(with_text.tokenizer.encode("b", add_special_tokens=False)[0])
