@@ -21,7 +21,7 @@ from dnet_core.accuracy import Accuracy
 from dnet_core.chunks import Serving, serving
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
-from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned, RequestError
+from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned
 from dnet_core.events import (
     DevicesMeasured,
     Event,
@@ -337,20 +337,21 @@ class Coordinator:
         """Devices that the loaded model has lost and that are back: `take_in` lets them take part again."""
         return tuple(peer.name for peer in self.peers if peer.name in self._lost and peer.cannot_join is None)
 
-    async def take_in(self, name: str) -> LoadedModel:
-        """Place the loaded model anew, with the device `name` that it had lost; answers pause meanwhile.
+    async def take_in(self) -> LoadedModel:
+        """Place the loaded model anew, with the devices that are `offered`; answers pause meanwhile.
 
-        Raises NotReady or RequestError when that cannot be, and DnetErrors when the model is lost over it.
+        Raises NotReady when there is none, or it cannot be now; DnetErrors when the model is lost over it.
         """
         ring = self._ring
         if ring is None or self._changing.locked() or ring.driver.end is not None:
             raise NotReady(
                 "no model is loaded" if ring is None else "layers are moving just now: wait a moment"
             )
-        if name not in self.offered:
-            raise RequestError(f"'{name}' is not offered: {', '.join(self.offered) or 'no device'} is")
-        self._lost.discard(name)
-        ring.driver.finish(PeerReturned(name))
+        if not self.offered:
+            raise NotReady("no device is back that the loaded model had lost")
+        returned = self.offered
+        self._lost.difference_update(returned)
+        ring.driver.finish(PeerReturned(returned))
         self._recovery = self._tasks.start(self._recover(ring))
         await asyncio.shield(ring.driver.successor)
         return self._ring.loaded if self._ring else ring.loaded

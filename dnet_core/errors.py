@@ -117,9 +117,10 @@ class PeerLost(RingError):
 
 
 class PeerReturned(RingError):
-    def __init__(self, peer: str) -> None:
-        super().__init__(f"{peer} is back and takes part again: layers move")
-        self.peer = peer
+    def __init__(self, peers: tuple[str, ...]) -> None:
+        self.peer = " and ".join(peers)
+        self.peers = peers
+        super().__init__(f"{self.peer} takes part again: layers move")
 
 
 class DeadlineExceeded(RingError):

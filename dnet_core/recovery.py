@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from dnet_core import planning
 from dnet_core.chunks import serving
 from dnet_core.cluster import Cluster
-from dnet_core.errors import DeadlineExceeded, InfeasiblePlan, PeerLost, PeerReturned
+from dnet_core.errors import DeadlineExceeded, DnetError, InfeasiblePlan, PeerLost, PeerReturned
 from dnet_core.events import DevicesMeasured, LoadStarted, RecoveryStarted, RingLost
 from dnet_core.generate.driver import OnLost
 from dnet_core.loading import Emit, Ring, open_ring, reload_shards, unload_shards
@@ -72,7 +72,7 @@ class Recovery:
         await self._old.held.release()  # shards let go of the sessions that its streams opened
         while True:
             begun_s = time.monotonic()
-            peers = self._peers()
+            peers = await self._peers()
             if facts is not None and not self._are_enough(facts, peers):
                 facts = None
             try:
@@ -86,23 +86,39 @@ class Recovery:
             try:
                 ring = await self._load(prepared)
             except (PeerLost, DeadlineExceeded) as error:
-                self._leave_out(error, prepared)
+                if error.peer not in (a.peer for a in prepared.solution.plan.assignments):
+                    raise  # nothing would change
+                self._leave_out(error.peer, error)
                 continue
             return NextRing(ring, prepared, facts, solved_s - begun_s, time.monotonic() - solved_s)
 
-    def _peers(self) -> tuple[Peer, ...]:
-        """The devices that may take part. Raises PeerLost when there are none."""
-        there = (peer for peer in self._cluster.peers if peer.cannot_join is None)
+    async def _peers(self) -> tuple[Peer, ...]:
+        """The devices that may take part and answer: what took one away may have taken others, too.
+
+        Raises PeerLost when there are none.
+        """
+        there = [p for p in self._cluster.peers if p.cannot_join is None and p.name not in self._out]
+        statuses = await asyncio.gather(
+            *(self._cluster.status(peer.name) for peer in there), return_exceptions=True
+        )
+        for peer, status in zip(there, statuses, strict=True):
+            if isinstance(status, DnetError):
+                self._leave_out(peer.name, status)
+            elif isinstance(status, BaseException):
+                raise status
         peers = tuple(peer for peer in there if peer.name not in self._out)
         if not peers:
-            raise PeerLost(self._about, f"no other device is there to go on with '{self._old.source.model}'")
+            model = self._old.source.model
+            raise PeerLost(self._about, f"no other device is there to go on with '{model}'")
         return peers
 
     def _are_enough(self, facts: Prepared, peers: tuple[Peer, ...]) -> bool:
         """Whether `facts` know all of `peers` that were in the ring or are to join it, and one at least."""
         names = {peer.name for peer in peers}
         ring = {assignment.peer for assignment in self._old.loaded.plan.assignments}
-        return bool(names & facts.known) and names & (ring | {self._about}) <= facts.known
+        why = self._old.driver.end
+        joining = set(why.peers) if isinstance(why, PeerReturned) else set()
+        return bool(names & facts.known) and names & (ring | joining) <= facts.known
 
     @property
     def _about(self) -> str:
@@ -137,10 +153,8 @@ class Recovery:
             self._cluster, self._tasks, loaded, source, work.pace, self._emit, self._on_lost
         )
 
-    def _leave_out(self, error: PeerLost | DeadlineExceeded, prepared: Prepared) -> None:
-        """Go on without the device that `error` is about. Raises `error` when that would change nothing."""
-        if error.peer not in (assignment.peer for assignment in prepared.solution.plan.assignments):
-            raise error
-        self._out.add(error.peer)
-        self._cluster.lose(error.peer, str(error))
-        self._emit(RingLost(self._old.source.model, error.peer, str(error)))
+    def _leave_out(self, name: str, error: DnetError) -> None:
+        """Go on without the device `name`."""
+        self._out.add(name)
+        self._cluster.lose(name, str(error))
+        self._emit(RingLost(self._old.source.model, name, str(error)))

@@ -172,6 +172,15 @@ class DnetApp(PersonalApp):
         finally:
             self._is_loading = False
 
+    @work(exclusive=True, group="load")
+    async def _take_in(self) -> None:
+        """Let devices that are back take part again."""
+        if self._cluster is not None:
+            try:
+                await self._cluster.take_in()
+            except DnetError as error:
+                self.notify(str(error), severity="error", markup=False)
+
     def _ring(self) -> Ring | None:
         """What can answer now."""
         cluster = self._cluster
@@ -245,4 +254,7 @@ class DnetApp(PersonalApp):
             run = partial(self.run_action, binding.action)
             yield SystemCommand(binding.description, binding.tooltip, run)
         yield SystemCommand("Reload model", f"Load {self._model} again", self._load)
+        if self._cluster is not None and (back := self._cluster.offered):
+            text = "Place the model anew with what is back: answers pause, and go on"
+            yield SystemCommand(f"Take in {' and '.join(back)}", text, self._take_in)
         yield from self._more_commands()

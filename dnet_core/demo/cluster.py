@@ -101,6 +101,7 @@ class DemoCluster:
         self._tasks = TaskScope()
         self._listeners: list[asyncio.Queue[Event]] = []
         self._gone: set[str] = set()
+        self._lost: set[str] = set()  # by the loaded model
         self._changing = asyncio.Lock()
         self._placed: Placed | None = None
         self._loaded: DemoModel | None = None
@@ -160,6 +161,7 @@ class DemoCluster:
         placed = self._placed
         if placed is not None and any(a.peer == name for a in placed.plan.assignments):
             self._placed = None
+            self._lost.add(name)
             self._recovered = asyncio.get_running_loop().create_future()
             self.tell(RingLost(placed.plan.model, name, reason))
             self._tasks.start(self._recover(placed.plan.model))
@@ -189,6 +191,12 @@ class DemoCluster:
         self.tell(PeerJoined(next(peer for peer in self._world.peers if peer.name == name)))
         if self._loaded is not None and self._recovered is not None:
             self.tell(PeerOffered(name, self._loaded.model))
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Devices that the loaded model has lost and that are back."""
+        taking_part = {a.peer for a in self._placed.plan.assignments} if self._placed else set()
+        return tuple(p.name for p in self.peers if p.name in self._lost and p.name not in taking_part)
 
     async def take_in(self) -> DemoModel:
         """Load the model again on all devices that are there. Raises what `load` raises."""
@@ -282,6 +290,7 @@ class DemoCluster:
             planned = placed.prepared.solution.prediction.devices
             self._report_memory(placed, {device.peer: device.total_bytes for device in planned})
         self._placed = placed
+        self._lost.difference_update(a.peer for a in placed.plan.assignments)
         self._loaded = DemoModel(
             model, placed.plan, placed.plan.context_tokens, int(time.time()), self._thinking_switches
         )

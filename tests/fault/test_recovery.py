@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
-from dnet_core.errors import InfeasiblePlan, NotReady, PeerLost, RequestError
+from dnet_core.errors import InfeasiblePlan, NotReady, PeerLost
 from dnet_core.events import (
     Event,
     LoadFailed,
@@ -304,11 +304,11 @@ async def test_a_shard_that_is_back_is_offered_and_not_forced(ring: Coordinator,
         assert ring.offered == (name,)
         assert ring.loaded is not None
         assert name not in [a.peer for a in ring.loaded.plan.assignments]
-        with pytest.raises(RequestError, match=name):
-            await ring.take_in("nobody")
-        loaded = await ring.take_in(name)
+        loaded = await ring.take_in()
         assert name in [assignment.peer for assignment in loaded.plan.assignments]
         assert ring.offered == ()
+        with pytest.raises(NotReady, match="no device is back"):
+            await ring.take_in()
         count = len(reader.tokens)
         await reader.until(Resumed, 2)
         await reader.until(TokenText, max(400, count + 20))
@@ -399,7 +399,7 @@ async def test_a_shard_that_hangs_is_lost_like_one_that_is_gone(
         assert reader.tokens == expected(model, PROMPT, GREEDY)
         process.send_signal(signal.SIGCONT)
         assert await listener.until(PeerOffered) == PeerOffered(name, str(model))
-        await ring.take_in(name)
+        await ring.take_in()
     await check_whole(ring, model)
 
 
