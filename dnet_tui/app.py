@@ -8,6 +8,7 @@ Only this file talks to the coordinator, and only in workers: no handler ever wa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
@@ -31,19 +32,22 @@ from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
 from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Pace, Timing
-from dnet_tui.personal_app import Personal, PersonalApp
+from dnet_tui.personal_app import Personal
+from dnet_tui.service_app import ServiceApp
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.layer_strip import LayerStrip
 from dnet_tui.widgets.status_line import StatusLine
+from dnet_tui.work import work_on
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
+_CANCELLED = "loading was cancelled: ctrl+o chooses a model, ctrl+r loads this one"
 MoreCommands = Callable[[], Iterable[SystemCommand]]
 
 
-class DnetApp(PersonalApp):
+class DnetApp(ServiceApp):
     """The screen over one cluster, which `open_cluster` starts once the first frame is painted."""
 
     CSS_PATH = "styles/app.tcss"
@@ -74,7 +78,8 @@ class DnetApp(PersonalApp):
         self._model = model
         self.help_notes = help_notes
         self._more_commands = more_commands
-        self._cluster: Cluster | None = None
+        self._loader: Worker[None] | None = None
+        self._asked_to_cancel = False
         self._keeper: Worker[None] | None = None
         self._seen = ClusterView()  # the newest view; `self.view` is the one on the screen
         self._is_loading = False
@@ -148,11 +153,36 @@ class DnetApp(PersonalApp):
 
     def _fold(self, event: Event) -> None:
         self._seen = fold(self._seen, event, self._timing.clock())
+        self.work_in_hand = work_on(self.work_in_hand, event, self._timing.clock())
         self._view_pace.ask()
 
-    @work(exclusive=True, group="load")
-    async def _load(self) -> None:
-        """Load the model; then send what waits for it."""
+    def _load(self) -> None:
+        """Load the model, instead of one that is being loaded; then send what waits for it."""
+        self._loader = self._load_after(self._loader)
+
+    def load_model(self, model: str) -> None:
+        self._model = model
+        self._load()
+
+    def action_escape(self) -> None:
+        """Stop an answer; while a model loads and nothing else is to be stopped, cancel that, asking once."""
+        idle = not self.conversation.is_answering and not self.conversation.has_waiting
+        self.conversation.escape()
+        if not (idle and self._is_loading and self._loader is not None):
+            self._asked_to_cancel = False
+        elif self._asked_to_cancel:
+            self._asked_to_cancel = False
+            self._loader.cancel()
+        else:
+            self._asked_to_cancel = True
+            self.notify(f"esc again cancels loading {self._model}", markup=False)
+
+    @work(group="load")
+    async def _load_after(self, before: Worker[None] | None) -> None:
+        if before is not None:
+            before.cancel()
+            with suppress(WorkerError):
+                await before.wait()
         cluster = self._cluster
         if cluster is None:
             return
@@ -164,6 +194,11 @@ class DnetApp(PersonalApp):
         except DnetError as error:
             self.conversation.refuse(str(error))
             self._fold(LoadFailed(self._model, str(error)))
+        except asyncio.CancelledError:
+            if self._cluster is not None:  # else the app ends
+                self.conversation.refuse(_CANCELLED)
+                self._note(LoadFailed(self._model, _CANCELLED))
+            raise
         else:
             if self._seen.plan != loaded.plan or isinstance(self._seen.model, Loading):
                 self._fold(ModelLoaded(loaded.plan, 0.0))
@@ -171,6 +206,8 @@ class DnetApp(PersonalApp):
             self.conversation.resume()
         finally:
             self._is_loading = False
+            self.work_in_hand = self.work_in_hand.idle()
+            self._view_pace.ask()
 
     @work(exclusive=True, group="load")
     async def _take_in(self) -> None:
@@ -197,6 +234,8 @@ class DnetApp(PersonalApp):
 
     def _show_view(self) -> None:
         self.view = self._seen
+        self._show_work()
+        self._sync_ticker()
 
     def watch_view(self, view: ClusterView) -> None:
         self._status.view = self._strip.view = self._devices.view = self._side.view = view
@@ -205,6 +244,11 @@ class DnetApp(PersonalApp):
         self.conversation.problem = view.model.message if isinstance(view.model, Unusable) else None
         self._sync_ticker()
 
+    def _show_work(self) -> None:
+        self._status.work = self.work_in_hand
+        loaded = self.view.plan.model if isinstance(self.view.model, Ready) and self.view.plan else None
+        self.tell_librarian(loaded, frozenset(device.peer.name for device in self.view.here))
+
     def _show_speeds(self, speeds: tuple[float | None, float | None]) -> None:
         self._status.speeds = speeds
 
@@ -212,15 +256,21 @@ class DnetApp(PersonalApp):
         """Let the spinner turn only while something is going on: an idle screen draws nothing."""
         if self._ticker is None:
             return
-        if self.conversation.is_answering or isinstance(self.view.model, Preparing | Fetching | Loading):
+        if self.conversation.is_answering or self._is_busy:
             self._ticker.resume()
         else:
             self._ticker.pause()
 
+    @property
+    def _is_busy(self) -> bool:
+        return self.work_in_hand.is_going_on or isinstance(self.view.model, Preparing | Fetching | Loading)
+
     def _tick(self) -> None:
         self._spin += 1
-        if isinstance(self.view.model, Preparing | Fetching | Loading):
+        if self._is_busy:
+            self._status.now_s = self._timing.clock()
             self._status.spin = self._spin
+            self.tick_picker()
         self.conversation.spin = self._spin
 
     # --- keys -------------------------------------------------------------------------------------------
@@ -240,6 +290,7 @@ class DnetApp(PersonalApp):
         everywhere, *rest = super().key_owners()
         return (
             everywhere,
+            (EVERYWHERE, ServiceApp),
             (EVERYWHERE, DnetApp),
             *rest,
             ("in the strip", LayerStrip),
@@ -249,6 +300,7 @@ class DnetApp(PersonalApp):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.personal_commands()
+        yield from self.service_commands()
         for binding in DnetApp.BINDINGS:
             assert isinstance(binding, Binding), "all are written out"
             run = partial(self.run_action, binding.action)

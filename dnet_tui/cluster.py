@@ -10,6 +10,7 @@ from dnet_core.events import Event
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import GenerationEvent, GenerationRequest
 from dnet_core.types.ring import RingPlan
+from dnet_tui.librarian import Library
 
 
 class Loaded(Protocol):
@@ -30,6 +31,8 @@ class Cluster(Protocol):
     def peers(self) -> tuple[Peer, ...]: ...
     @property
     def loaded(self) -> Loaded | None: ...
+    @property
+    def library(self) -> Library: ...
     async def load(self, model: str) -> Loaded: ...
     async def unload(self) -> None: ...
     @property

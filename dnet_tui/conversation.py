@@ -121,6 +121,10 @@ class Conversation(Vertical):
         """The message that waits for its turn; there is at most one, and it is the last."""
         return self.turns[-1] if self.turns and isinstance(self.turns[-1].phase, Queued) else None
 
+    @property
+    def has_waiting(self) -> bool:
+        return self._waiting is not None
+
     @on(Prompt.Sent)
     def _send(self, message: Prompt.Sent) -> None:
         message.stop()

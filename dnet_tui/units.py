@@ -36,6 +36,20 @@ def bytes_text(num_bytes: float) -> str:
     return f"{num_bytes:.{digits}f} {_BYTE_UNITS[power]}"
 
 
+def rate_text(bytes_per_s: float) -> str:
+    """`110 MB/s`."""
+    return f"{bytes_text(bytes_per_s)}/s"
+
+
+def duration_text(seconds: float) -> str:
+    """Time that is left, as far as it can be known: `8 s`, `75 s`, `4 min`, `2.5 h`."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 3570:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def flops_text(flops_per_s: float) -> str:
     """`27.2 TFLOPS`, `48 GFLOPS`."""
     if flops_per_s >= 0.995e12:

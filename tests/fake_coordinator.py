@@ -16,7 +16,7 @@ from dnet_core.demo.answers import Answer
 from dnet_core.demo.cluster import DemoCluster, DemoModel
 from dnet_core.demo.worlds import Lap, LoadStep
 from dnet_core.errors import DnetError, NotReady
-from dnet_core.events import PeerJoined, PeerLeft
+from dnet_core.events import FetchProgressed, PeerJoined, PeerLeft
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.types.devices import PROTOCOL_VERSION, Medium, Peer, PeerAddress, PeerSource
 from dnet_core.types.generation import (
@@ -25,6 +25,7 @@ from dnet_core.types.generation import (
     GenerationRequest,
     StageTime,
 )
+from dnet_core.types.models import Fits, ModelFit
 from dnet_core.types.plan import Solution
 from dnet_core.types.ring import RingPlan, split_evenly
 
@@ -138,16 +139,13 @@ class WrittenWorld:
         self._plan = plan
         self._prompt_tokens = prompt_tokens
         self._prompt_chunks = prompt_chunks
-        self.load_error: DnetError | None = None
-        self.missing_bytes = 0
 
     def num_tokens(self, text: str) -> int:
         return self._prompt_tokens
 
-    def fetch_bytes(self, model: str) -> int:
-        if self.load_error is not None:
-            raise self.load_error
-        return self.missing_bytes
+    async def fit(self, model: str, gone: frozenset[str]) -> ModelFit:
+        """All fit, the faster the shorter their names."""
+        return Fits(30, 3_300_000 * 30, len(self.peers), 0, 1000 / len(model), 0.5, is_measured=True)
 
     async def prepare(self, model: str, wishes: Wishes, gone: frozenset[str]) -> Prepared:
         raise NotReady("nothing is measured here")
@@ -180,11 +178,8 @@ class FakeCoordinator(DemoCluster):
     ) -> None:
         self.gate = Gate()
         even = lambda model: split_evenly(model, num_layers, tuple(devices), 1, 8192)  # noqa: E731
-        self.world = WrittenWorld(devices, plan or even, prompt_tokens, prompt_chunks)
-        self.world.load_error = load_error
-        self.world.missing_bytes = fetch_bytes
         super().__init__(
-            self.world,
+            WrittenWorld(devices, plan or even, prompt_tokens, prompt_chunks),
             answers=answers,
             known={},
             thinking_switches=thinking_switches,
@@ -192,6 +187,7 @@ class FakeCoordinator(DemoCluster):
             clock=lambda: self.gate.now_s,
         )
         self._start_error = start_error
+        self.load_error = load_error
         self.fetch_bytes = fetch_bytes
         self.requests: list[GenerationRequest] = []
         self.num_loads = 0
@@ -201,13 +197,14 @@ class FakeCoordinator(DemoCluster):
         self.ended: list[FinishReason] = []
         self.is_open = False
 
-    @property
-    def load_error(self) -> DnetError | None:
-        return self.world.load_error
-
-    @load_error.setter
-    def load_error(self, error: DnetError | None) -> None:
-        self.world.load_error = error
+    async def _fetch(self, model: str) -> None:
+        """Four steps, if there is anything to fetch."""
+        await self._pause(0.1)
+        if self.load_error is not None:
+            raise self.load_error
+        for quarter in range(1, 5) if self.fetch_bytes else ():
+            self.tell(FetchProgressed(model, self.fetch_bytes * quarter // 4, self.fetch_bytes))
+            await self._pause(0.2)
 
     async def __aenter__(self) -> Self:
         if self._start_error is not None:

@@ -22,7 +22,10 @@ from types import TracebackType
 from typing import Self
 
 from dnet_core import planning
+from dnet_core.demo import models
 from dnet_core.demo.answers import ANSWERS, KNOWN, Answer
+from dnet_core.demo.library import DemoLibrary
+from dnet_core.demo.macs import MOST_MACS
 from dnet_core.demo.worlds import Placed, World
 from dnet_core.errors import DnetError, NotReady, PeerLost
 from dnet_core.events import (
@@ -65,7 +68,12 @@ from dnet_core.types.ring import LayerWindow, RingPlan
 
 _EVENT_BOUND = 4096  # a listener that falls this far behind is broken: told by QueueFull
 _MEASURE_S = 0.6
-_FETCH_STEPS = 4
+_LOOK_S = 0.1
+_FETCH_STEP_S = 0.2
+FETCH_BYTES_PER_S = 90e6
+
+HERE = frozenset({models.SAMPLE.id, *(models.for_macs(count) for count in range(1, MOST_MACS + 1))})
+"""The models that a demonstration need not fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class DemoCluster:
         thinking_switches: tuple[str, ...] = (),
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        here: frozenset[str] = HERE,
     ) -> None:
         self._world = world
         self._answers = tuple(answers)
@@ -110,6 +119,15 @@ class DemoCluster:
         self._recovered: asyncio.Future[DnetError | None] | None = None
         """Ends with what kept the lost ring from being loaded anew, None when nothing did."""
         self.wishes = Wishes()
+        self.library = DemoLibrary(
+            world,
+            self._tasks,
+            self.tell,
+            pause,
+            loaded=lambda: self._loaded.model if self._loaded else None,
+            gone=lambda: frozenset(self._gone),
+            here=here,
+        )
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -264,11 +282,13 @@ class DemoCluster:
             return loaded
 
     async def _fetch(self, model: str) -> None:
-        await self._pause(0.1)
-        missing = self._world.fetch_bytes(model)
-        for step in range(1, _FETCH_STEPS + 1) if missing else ():
-            self.tell(FetchProgressed(model, missing * step // _FETCH_STEPS, missing))
-            await self._pause(0.2)
+        await self._pause(_LOOK_S)
+        missing = self.library.missing_bytes(model)
+        steps = max(1, round(missing / FETCH_BYTES_PER_S / _FETCH_STEP_S)) if missing else 0
+        for step in range(1, steps + 1):
+            self.tell(FetchProgressed(model, missing * step // steps, missing))
+            await self._pause(_FETCH_STEP_S)
+        self.library.fetched(model)
 
     async def _load(self, model: str, plan: RingPlan | Solution | None) -> DemoModel:
         if plan is None:

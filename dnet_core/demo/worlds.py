@@ -16,11 +16,13 @@ from dnet_core import planning
 from dnet_core.demo import macs, models
 from dnet_core.demo.rings import decode_ring, prompt_ring
 from dnet_core.demo.simulator import Passage, SimulatedRing, Simulator
+from dnet_core.library import Facts, fit_of
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.profile.published import published_profile
 from dnet_core.solve.problem import build
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import StageTime
+from dnet_core.types.models import ModelFit
 from dnet_core.types.plan import Solution, SolveRequest
 from dnet_core.types.ring import RingPlan
 
@@ -72,10 +74,7 @@ class World(Protocol):
     @property
     def peers(self) -> tuple[Peer, ...]: ...
     def num_tokens(self, text: str) -> int: ...
-    def fetch_bytes(self, model: str) -> int:
-        """Of the model's files, what is not here. Raises UnknownModel."""
-        ...
-
+    async def fit(self, model: str, gone: frozenset[str]) -> ModelFit: ...
     async def prepare(self, model: str, wishes: Wishes, gone: frozenset[str]) -> Prepared: ...
     async def place(
         self, model: str, plan: RingPlan | Solution | None, wishes: Wishes, gone: frozenset[str]
@@ -96,9 +95,11 @@ class Macs:
     def num_tokens(self, text: str) -> int:
         return 16 + len(text) // 4
 
-    def fetch_bytes(self, model: str) -> int:
-        models.find(model)
-        return 0
+    async def fit(self, model: str, gone: frozenset[str]) -> ModelFit:
+        profile = published_profile(models.find(model))
+        devices = tuple(device for device in self._devices if device.peer not in gone)
+        facts = Facts(devices, self._links, CHUNK_TOKENS, one_machine=False)
+        return await asyncio.to_thread(fit_of, profile, facts, Wishes())
 
     async def prepare(self, model: str, wishes: Wishes, gone: frozenset[str]) -> Prepared:
         request = self._request(model, wishes, gone)

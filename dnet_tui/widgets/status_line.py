@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
 from rich.style import Style
 from textual.color import Color
 from textual.reactive import reactive
@@ -11,10 +9,11 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from dnet_tui.look import Look, fg, look_of
-from dnet_tui.state import ClusterView, Fetching, Loading, NoModel, Preparing, Ready, Unusable
+from dnet_tui.state import ClusterView, NoModel, Preparing, Ready, Unusable
 from dnet_tui.units import progress_bytes_text, seconds_text
 from dnet_tui.widgets.paint import Piece, two_sides
 from dnet_tui.widgets.turn import SPINNER
+from dnet_tui.work import Step, Work
 
 
 class StatusLine(Widget):
@@ -25,6 +24,9 @@ class StatusLine(Widget):
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     speeds: reactive[tuple[float | None, float | None]] = reactive((None, None), init=False)
     """(time to first token in seconds, tokens per second) of the newest answer."""
+    work: reactive[Work] = reactive(Work(), init=False)
+    now_s: reactive[float] = reactive(0.0, init=False, repaint=False)
+    """By the clock of `work`; a new `spin` paints it."""
     spin: reactive[int] = reactive(0, init=False)
 
     def __init__(self, badge: str = "") -> None:
@@ -52,25 +54,40 @@ class StatusLine(Widget):
         return two_sides(left, [*self._speed_pieces(look), (" ", Style())], self.size.width, base)
 
     def _step(self, look: Look) -> list[Piece]:
-        spinner = SPINNER[self.spin % len(SPINNER)]
+        if isinstance(self.view.model, Unusable):
+            return [("  not loaded", look.bad)]
+        pieces: list[Piece] = []
+        step = self._loading_text()
+        if step:
+            pieces.append((f"  {step}", look.dim))
+        if self.work.downloads:
+            pieces.append((f"  {self._downloads_text()}", fg(look.accent)))
+        return pieces
+
+    def _loading_text(self) -> str:
+        """The step of the load and what is left of it, or what is loaded."""
+        spinner, work = SPINNER[self.spin % len(SPINNER)], self.work
         match self.view.model:
-            case NoModel():
-                step = "" if self.view.devices else f"{spinner} starting the shards"
-            case Fetching(done_bytes=done, total_bytes=total) if done < total:
-                step = f"{spinner} fetching {progress_bytes_text(done, total)}"
-            case Preparing() | Fetching():
-                step = f"{spinner} preparing" if self.view.here else f"{spinner} starting the shards"
-            case Loading() as loading:
-                told = loading.total_bytes
-                amount = f" {progress_bytes_text(loading.done_bytes, told)}" if told else ""
-                step = f"{spinner} loading{amount}"
-            case Ready(plan=plan):
-                step = f"{plan.num_layers} layers" if self.size.width >= 100 else ""
-            case Unusable():
-                return [("  not loaded", look.bad)]
-            case _:
-                assert_never(self.view.model)
-        return [(f"  {step}", look.dim)] if step else []
+            case Ready(plan=plan) if work.step is None:
+                return f"{plan.num_layers} layers" if self.size.width >= 100 else ""
+            case NoModel() if self.view.devices and work.step is None:
+                return ""
+            case Preparing() | NoModel() if not self.view.here:
+                return f"{spinner} starting the shards"
+        if work.transfer is not None and work.step is not None:
+            return f"{spinner} {work.step} {work.transfer.text(self.now_s)}"
+        taken = self.now_s - work.since_s
+        counted = f" · {taken:.0f} s" if work.step in (Step.PROFILING, Step.SOLVING) and taken >= 1 else ""
+        return f"{spinner} {work.step or Step.PREPARING}{counted}"
+
+    def _downloads_text(self) -> str:
+        downloads = self.work.downloads
+        (model, transfer), *others = downloads.items()
+        if others:
+            done = sum(t.done_bytes for t in downloads.values())
+            total = sum(t.total_bytes for t in downloads.values())
+            return f"↓ {len(downloads)} models {progress_bytes_text(done, total)}"
+        return f"↓ {model.rpartition('/')[2]} {transfer.text(self.now_s)}"
 
     def _speed_pieces(self, look: Look) -> list[Piece]:
         ttft_s, tokens_per_s = self.speeds

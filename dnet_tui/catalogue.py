@@ -1,0 +1,162 @@
+"""The models to choose from as frozen rows: what the picker paints, in the order in which it paints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, TooBig
+from dnet_tui.units import bytes_text
+from dnet_tui.work import Transfer
+
+_GOOD_BYTES = (1.5e9, 8e9)
+"""A small good model: not a toy, and fetched in minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing can be said of whether a model fits, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model; `fit` is None until it has been computed."""
+
+    entry: ModelEntry
+    fit: ModelFit | Unknown | None
+    transfer: Transfer | None
+    is_loaded: bool
+
+    @property
+    def size_bytes(self) -> int | None:
+        if isinstance(self.fit, Fits | TooBig) and self.entry.size_bytes is None:
+            return self.fit.weight_bytes
+        return self.entry.size_bytes
+
+    @property
+    def num_layers(self) -> int | None:
+        known = self.fit.num_layers if isinstance(self.fit, Fits | TooBig) else None
+        return known or self.entry.num_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What is known now. `searched` are the words that `found` answers; `problem` why the hub does not."""
+
+    here: tuple[ModelEntry, ...] = ()
+    well_known: tuple[ModelEntry, ...] = ()
+    found: tuple[ModelEntry, ...] = ()
+    searched: str = ""
+    is_searching: bool = False
+    problem: str | None = None
+    fits: Mapping[str, ModelFit | Unknown] = field(default_factory=dict)
+    transfers: Mapping[str, Transfer] = field(default_factory=dict)
+    loaded: str | None = None
+    is_measuring: bool = False
+
+    def sections(self, wanted: str = "") -> tuple[Section, ...]:
+        """Models that have all words of `wanted`: those here, well-known ones, what the hub has found.
+
+        What fits comes first, then what streams, then what is too big; the order inside is by size.
+        """
+        here = self._rows(self.here, wanted, set())
+        known = {row.entry.id for row in here}
+        listed = self._rows(self.well_known, wanted, known)
+        known |= {row.entry.id for row in listed}
+        sections = [Section("on this machine", here), Section("well known", listed)]
+        if self.searched:
+            sections.append(Section(f"on the hub: {self.searched}", self._rows(self.found, "", known)))
+        return tuple(section for section in sections if section.rows)
+
+    def _rows(self, entries: tuple[ModelEntry, ...], wanted: str, known: set[str]) -> tuple[Row, ...]:
+        words = wanted.lower().split()
+        rows = (
+            Row(entry, self.fits.get(entry.id), self.transfers.get(entry.id), entry.id == self.loaded)
+            for entry in entries
+            if entry.id not in known and all(word in entry.id.lower() for word in words)
+        )
+        return tuple(sorted(rows, key=_order))
+
+    def preselected(self) -> str | None:
+        """What is loaded, else the smallest good model that fits; None while nothing is known."""
+        if self.loaded is not None:
+            return self.loaded
+        rows = [row for section in self.sections() for row in section.rows]
+        fitting = [row for row in rows if isinstance(row.fit, Fits) and not row.fit.num_streamed]
+        good = [row for row in fitting if _GOOD_BYTES[0] <= (row.size_bytes or 0) <= _GOOD_BYTES[1]]
+        chosen = min(good or fitting, key=lambda row: row.size_bytes or 0, default=None)
+        return chosen.entry.id if chosen is not None else None
+
+
+def _order(row: Row) -> tuple[bool, int, float]:
+    return (not row.is_loaded, _rank(row.fit), row.size_bytes or float("inf"))
+
+
+def _rank(fit: ModelFit | Unknown | None) -> int:
+    match fit:
+        case Fits(num_streamed=0):
+            return 0
+        case Fits():
+            return 1
+        case TooBig():
+            return 3
+        case _:
+            return 2
+
+
+def fit_text(fit: ModelFit | Unknown | None) -> str:
+    """`fits · 22.4 tok/s`, `streams 12 layers · 0.6 tok/s`, `too big: 31 GB are missing`."""
+    match fit:
+        case None:
+            return "…"
+        case Unknown():
+            return "not known"
+        case TooBig(missing_bytes=missing):
+            return f"too big: {bytes_text(missing)} short" if missing else "too big"
+        case Fits(num_streamed=0):
+            return f"fits · {speed_text(fit.tokens_per_s)}"
+        case Fits(num_streamed=streamed):
+            return f"streams {streamed} layers · {speed_text(fit.tokens_per_s)}"
+
+
+def speed_text(tokens_per_s: float) -> str:
+    digits = 0 if tokens_per_s >= 99.5 else 1 if tokens_per_s >= 0.95 else 2
+    return f"{tokens_per_s:.{digits}f} tok/s"
+
+
+def fit_sentence(row: Row) -> str:
+    """What the detail line says of the highlighted model."""
+    match row.fit:
+        case None:
+            return "what it would do here is being computed"
+        case Unknown(why=why):
+            return why
+        case TooBig(reason=reason):
+            return reason
+        case Fits() as fit:
+            devices = "1 device" if fit.num_devices == 1 else f"{fit.num_devices} devices"
+            layers = f"{fit.num_layers} layers on {devices}"
+            if fit.num_streamed:
+                layers += f", {fit.num_streamed} of them read from disk for every token"
+            basis = "" if fit.is_measured else ", estimated from another weight format"
+            return f"{layers}: about {speed_text(fit.tokens_per_s)}, first token {fit.ttft_s:.1f} s{basis}"
+
+
+def state_text(row: Row) -> str:
+    """Where the model's files are."""
+    entry = row.entry
+    if row.is_loaded:
+        return "loaded"
+    if entry.origin is ModelOrigin.PARTIAL and entry.size_bytes:
+        return f"{entry.here_bytes / entry.size_bytes:.0%} fetched, goes on from there"
+    if entry.is_gated:
+        return "gated: accept its licence on the hub and set HF_TOKEN"
+    return "on this machine" if entry.is_here else "not fetched yet"

@@ -1,0 +1,179 @@
+"""Between the picker and the library: asks in workers, keeps what came as one frozen `Catalogue`.
+
+Fits are computed one after the other and kept as long as the devices stay the same. A model that only the hub
+has is looked at when it is highlighted, because its headers have to be fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from textual.app import App
+
+from dnet_core.errors import DnetError
+from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin
+from dnet_tui.catalogue import Catalogue, Unknown
+from dnet_tui.work import Transfer
+
+_PAUSE_S = 0.35
+"""After the last letter before the hub is asked, and on a row before its headers are fetched."""
+
+
+class Library(Protocol):
+    """What the librarian needs of the cluster. Awaited methods may raise `DnetError`."""
+
+    async def here(self) -> tuple[ModelEntry, ...]: ...
+    async def well_known(self) -> tuple[ModelEntry, ...]: ...
+    async def search(self, words: str) -> tuple[ModelEntry, ...]: ...
+    async def fit(self, model: str) -> ModelFit: ...
+    def start_download(self, model: str) -> None: ...
+    def cancel_download(self, model: str) -> None: ...
+    async def delete(self, model: str) -> int: ...
+
+
+class ModelLibrarian:
+    """Owned by the app. `library` is None while no cluster is open; `changed` hears every new catalogue."""
+
+    def __init__(
+        self,
+        app: App[None],
+        library: Callable[[], Library | None],
+        changed: Callable[[Catalogue], None],
+        load: Callable[[str], None],
+        pause_s: float = _PAUSE_S,
+    ) -> None:
+        self._app = app
+        self._library = library
+        self._changed = changed
+        self._load = load
+        self._pause_s = pause_s
+        self._is_open = False
+        self._devices: frozenset[str] = frozenset()
+        self.catalogue = Catalogue()
+
+    # --- what the app tells -----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The picker is shown: read what is here, and see what fits."""
+        self._is_open = True
+        self._app.run_worker(self._read(), group="models-here", exclusive=True)
+
+    def close(self) -> None:
+        """The picker is gone: nobody waits for figures any more; downloads go on."""
+        self._is_open = False
+        for group in ("models-here", "models-fit", "models-search", "models-look"):
+            self._app.workers.cancel_group(self._app, group)
+
+    def tell(self, loaded: str | None, transfers: Mapping[str, Transfer], devices: frozenset[str]) -> None:
+        """The loaded model, the downloads, the devices that are here."""
+        ended = set(self.catalogue.transfers) - set(transfers)
+        moved = devices != self._devices
+        if moved:
+            self._devices = devices
+            self._set(replace(self.catalogue, fits={}))
+        if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
+            self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
+        if self._is_open and (ended or moved):
+            self.open()
+
+    def _set(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._changed(catalogue)
+
+    # --- what the picker asks ---------------------------------------------------------------------------
+
+    def search(self, words: str) -> None:
+        self._app.run_worker(self._search(words), group="models-search", exclusive=True)
+
+    def look_at(self, model: str) -> None:
+        self._app.run_worker(self._look_at(model), group="models-look", exclusive=True)
+
+    def load(self, model: str) -> None:
+        self._load(model)
+
+    def download(self, model: str) -> None:
+        library = self._library()
+        if library is None:
+            return
+        try:
+            library.start_download(model)
+        except DnetError as error:
+            self._app.notify(str(error), severity="error")
+
+    def cancel_download(self, model: str) -> None:
+        library = self._library()
+        if library is not None:
+            library.cancel_download(model)
+
+    def delete(self, model: str) -> None:
+        self._app.run_worker(self._delete(model), group="models-delete")
+
+    # --- workers ----------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        library = self._library()
+        if library is None:
+            return
+        try:
+            here = await library.here()
+        except DnetError as error:
+            self._app.notify(str(error), severity="error")
+            here = ()
+        self._set(replace(self.catalogue, here=here, well_known=await library.well_known()))
+        self._app.run_worker(self._fit_all(), group="models-fit", exclusive=True)
+
+    async def _fit_all(self) -> None:
+        """See what every model does whose headers are here; small ones first."""
+        catalogue = self.catalogue
+        entries = [entry for entry in (*catalogue.here, *catalogue.well_known) if _has_headers(entry)]
+        for entry in sorted(entries, key=lambda entry: (not entry.is_here, entry.size_bytes or 0)):
+            await self._fit(entry.id)
+
+    async def _fit(self, model: str) -> None:
+        library = self._library()
+        if library is None or model in self.catalogue.fits:
+            return
+        self._set(replace(self.catalogue, is_measuring=not self.catalogue.fits))
+        fit: ModelFit | Unknown
+        try:
+            fit = await library.fit(model)
+        except DnetError as error:
+            fit = Unknown(str(error))
+        fits = {**self.catalogue.fits, model: fit}
+        self._set(replace(self.catalogue, fits=fits, is_measuring=False))
+
+    async def _look_at(self, model: str) -> None:
+        if model not in self.catalogue.fits:
+            await asyncio.sleep(self._pause_s)
+            await self._fit(model)
+
+    async def _search(self, words: str) -> None:
+        library = self._library()
+        if library is None:
+            return
+        await asyncio.sleep(self._pause_s)
+        self._set(replace(self.catalogue, is_searching=True, problem=None))
+        try:
+            found = await library.search(words)
+        except DnetError as error:
+            problem = f"{error}; models that are here work without it"
+            self._set(replace(self.catalogue, is_searching=False, problem=problem, found=(), searched=""))
+        else:
+            self._set(replace(self.catalogue, is_searching=False, found=found, searched=words))
+
+    async def _delete(self, model: str) -> None:
+        library = self._library()
+        if library is None:
+            return
+        try:
+            await library.delete(model)
+        except DnetError as error:
+            self._app.notify(str(error), severity="error")
+        self.open()
+
+
+def _has_headers(entry: ModelEntry) -> bool:
+    return entry.is_here or entry.origin is ModelOrigin.LISTED

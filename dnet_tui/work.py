@@ -1,0 +1,156 @@
+"""What takes time: the step of a load, and every transfer with its speed and the time left; a fold of events.
+
+Asked for -> profiling -> solving -> loading -> done, with fetching where files are missing. Downloads run
+beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from dnet_core.events import (
+    DevicesMeasured,
+    DownloadEnded,
+    DownloadProgressed,
+    Event,
+    FetchProgressed,
+    LoadFailed,
+    LoadProgressed,
+    LoadStarted,
+    ModelLoaded,
+    ModelUnloaded,
+    PlanMade,
+    PlanStarted,
+    Recovered,
+    RecoveryStarted,
+)
+from dnet_tui.units import duration_text, progress_bytes_text, rate_text
+
+STALLED_S = 15.0
+"""So long without a byte, and the screen says so."""
+_RATE_WINDOW_S = 8.0
+_SAMPLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bytes on their way, with enough of the past to tell how fast; times by the clock of `work_on`."""
+
+    done_bytes: int
+    total_bytes: int
+    moved_s: float  # when the last byte came
+    samples: tuple[tuple[float, int], ...]  # (when, done bytes), oldest first
+
+    @classmethod
+    def begin(cls, done_bytes: int, total_bytes: int, now_s: float) -> Transfer:
+        return cls(done_bytes, total_bytes, now_s, ((now_s, done_bytes),))
+
+    def advance(self, done_bytes: int, total_bytes: int, now_s: float) -> Transfer:
+        """Return the transfer at `now_s`; one that went back to an earlier byte begins anew."""
+        if done_bytes < self.done_bytes or total_bytes != self.total_bytes:
+            return Transfer.begin(done_bytes, total_bytes, now_s)
+        samples = self.samples
+        if now_s - samples[-1][0] >= _SAMPLE_S:
+            recent = tuple(sample for sample in samples if now_s - sample[0] <= _RATE_WINDOW_S)
+            samples = (*(recent or samples[-1:]), (now_s, done_bytes))
+        moved_s = now_s if done_bytes > self.done_bytes else self.moved_s
+        return Transfer(done_bytes, total_bytes, moved_s, samples)
+
+    def bytes_per_s(self) -> float | None:
+        """Over the last seconds; None before two samples are there."""
+        (first_s, first), (last_s, last) = self.samples[0], self.samples[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s and last > first else None
+
+    def left_s(self) -> float | None:
+        rate = self.bytes_per_s()
+        return None if rate is None else (self.total_bytes - self.done_bytes) / rate
+
+    def is_stalled(self, now_s: float) -> bool:
+        return self.done_bytes < self.total_bytes and now_s - self.moved_s >= STALLED_S
+
+    def text(self, now_s: float) -> str:
+        """`1.2/4.6 GB · 110 MB/s · 31 s left`, or that nothing comes any more."""
+        parts = [progress_bytes_text(self.done_bytes, self.total_bytes)]
+        if self.is_stalled(now_s):
+            parts.append(f"stalled for {now_s - self.moved_s:.0f} s")
+        else:
+            rate, left_s = self.bytes_per_s(), self.left_s()
+            if rate is not None and left_s is not None and self.done_bytes < self.total_bytes:
+                parts += [rate_text(rate), f"{duration_text(left_s)} left"]
+        return " · ".join(parts)
+
+
+class Step(StrEnum):
+    """Where a load stands."""
+
+    PREPARING = "preparing"
+    FETCHING = "fetching"
+    PROFILING = "measuring the devices"
+    SOLVING = "placing the layers"
+    LOADING = "loading"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The load that goes on (None: none does), since when, its bytes; and the downloads beside it."""
+
+    step: Step | None = None
+    since_s: float = 0.0
+    transfer: Transfer | None = None
+    progress: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each device that loads, (done, total) bytes."""
+    downloads: Mapping[str, Transfer] = field(default_factory=dict)
+
+    @property
+    def is_going_on(self) -> bool:
+        return self.step is not None or bool(self.downloads)
+
+    def at(self, step: Step, now_s: float) -> Work:
+        """Return the work at `step`, which began now unless it was there already."""
+        if self.step is step:
+            return self
+        return Work(step, now_s, downloads=self.downloads)
+
+    def idle(self) -> Work:
+        return Work(downloads=self.downloads)
+
+
+def work_on(work: Work, event: Event, now_s: float) -> Work:
+    """Return `work` after `event`, which came at `now_s`."""
+    match event:
+        case FetchProgressed(done_bytes=done, total_bytes=total) if done < total:
+            return _moved(work.at(Step.FETCHING, now_s), done, total, now_s)
+        case FetchProgressed():
+            return work.at(Step.PREPARING, now_s)
+        case PlanStarted() | RecoveryStarted():
+            return work.at(Step.PROFILING, now_s)
+        case DevicesMeasured():
+            return work.at(Step.SOLVING, now_s)
+        case PlanMade() if work.step is not None:
+            return work.at(Step.PREPARING, now_s)
+        case LoadStarted():
+            return work.at(Step.LOADING, now_s)
+        case LoadProgressed(peer=peer, done_bytes=done, total_bytes=total):
+            progress = {**work.progress, peer: (done, total)}
+            dones, totals = zip(*progress.values(), strict=True)
+            loading = replace(work.at(Step.LOADING, now_s), progress=progress)
+            return _moved(loading, sum(dones), sum(totals), now_s)
+        case ModelLoaded() | LoadFailed() | ModelUnloaded() | Recovered():
+            return work.idle()
+        case DownloadProgressed(model=model, done_bytes=done, total_bytes=total):
+            before = work.downloads.get(model)
+            transfer = before.advance(done, total, now_s) if before else Transfer.begin(done, total, now_s)
+            return replace(work, downloads={**work.downloads, model: transfer})
+        case DownloadEnded(model=model):
+            return replace(work, downloads={m: t for m, t in work.downloads.items() if m != model})
+        case _:
+            return work
+
+
+def _moved(work: Work, done: int, total: int, now_s: float) -> Work:
+    before = work.transfer
+    return replace(
+        work, transfer=before.advance(done, total, now_s) if before else Transfer.begin(done, total, now_s)
+    )

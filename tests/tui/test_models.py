@@ -1,0 +1,266 @@
+"""The model picker: what it lists and says of fit; loading, fetching beside a chat, deleting, searching."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from dnet_core.demo.cluster import DemoCluster
+from dnet_core.demo.worlds import Macs
+from dnet_core.errors import LoadError
+from dnet_core.types.models import Fits, TooBig
+from dnet_tui.app import DnetApp
+from dnet_tui.catalogue import Catalogue, fit_text
+from dnet_tui.pace import Timing
+from dnet_tui.screens.models import ModelPicker
+from dnet_tui.state import Loading, Ready
+from dnet_tui.widgets.model_list import ModelList
+from tests.fake_coordinator import FakeCoordinator
+from tests.tui.conftest import MODEL, OpenDesk
+
+QWEN_8B = "mlx-community/Qwen3-8B-4bit"
+LLAMA = "mlx-community/Llama-3.3-70B-Instruct-4bit"
+GPT = "mlx-community/gpt-oss-20b-MXFP4-Q4"
+
+
+class Sand:
+    """A clock that moves by pauses only; `hold` keeps every pause until it is let go."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.flows = asyncio.Event()
+        self.flows.set()
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        await self.flows.wait()
+        self.now_s += seconds
+
+    def clock(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Table:
+    app: DnetApp
+    pilot: Pilot[None]
+    demo: DemoCluster
+    sand: Sand
+
+    def text(self) -> str:
+        return "\n".join(strip.text.rstrip() for strip in self.app.screen._compositor.render_strips())
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                await self.pilot.pause(0.01)
+
+    @property
+    def picker(self) -> ModelPicker:
+        screen = self.app.screen
+        assert isinstance(screen, ModelPicker)
+        return screen
+
+    @property
+    def chosen(self) -> str | None:
+        return self.picker.query_one(ModelList).chosen
+
+    async def open(self) -> None:
+        """Open the picker and wait until it knows what fits."""
+        await self.pilot.press("ctrl+o")
+        await self.until(lambda: len(self.picker.catalogue.fits) == 11)
+
+    async def choose(self, model: str) -> None:
+        self.picker.query_one(ModelList).chosen = model
+        self.picker.query_one(ModelList).was_moved = True
+        await self.pilot.pause()
+
+
+@asynccontextmanager
+async def table(count: int = 2, size: tuple[int, int] = (120, 40)) -> AsyncIterator[Table]:
+    """Simulated Macs with a clock of their own; Llama 70B is loaded."""
+    sand = Sand()
+    demo = DemoCluster(Macs(count), pause=sand.pause, clock=sand.clock)
+    timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=sand.clock)
+    app = DnetApp(lambda: demo, LLAMA, timing=timing)
+    async with app.run_test(size=size) as pilot:
+        found = Table(app, pilot, demo, sand)
+        await found.until(lambda: isinstance(app.view.model, Ready))
+        yield found
+
+
+async def test_it_lists_what_is_here_first_and_what_each_would_do() -> None:
+    async with table() as desk:
+        await desk.open()
+        text = desk.text()
+        assert text.index("on this machine") < text.index("smollm2-135m-instruct") < text.index("well known")
+        row = next(line for line in text.splitlines() if "Llama-3.3" in line and "GB" in line)
+        assert "●" in row, "loaded"
+        assert "40 GB" in row
+        assert "80 layers" in row
+        assert "fits · 7.8 tok/s" in row
+        streams = next(line for line in text.splitlines() if "Qwen3-235B" in line)
+        assert "streams 24 layers" in streams
+        assert desk.chosen == LLAMA, "what is loaded is highlighted"
+        assert "80 layers on 2 devices: about 7.8 tok/s" in text
+
+
+async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(GPT)
+        await desk.pilot.press("enter")
+        await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == GPT)
+        await desk.until(lambda: isinstance(desk.app.view.model, Ready))
+        assert desk.app.view.model_name == GPT
+        assert "gpt-oss-20b" in desk.text().splitlines()[0]
+
+
+async def test_choosing_while_a_model_loads_cancels_that_load() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(GPT)
+        desk.sand.flows.clear()
+        await desk.pilot.press("enter")
+        await desk.until(lambda: desk.demo.is_changing)
+        await desk.pilot.press("ctrl+o")
+        await desk.choose("smollm2-135m-instruct")
+        await desk.pilot.press("enter")
+        desk.sand.flows.set()
+        await desk.until(lambda: isinstance(desk.app.view.model, Ready))
+        assert desk.app.view.model_name == "smollm2-135m-instruct"
+        assert desk.demo.loaded is not None
+        assert desk.demo.loaded.model == "smollm2-135m-instruct"
+
+
+async def test_esc_twice_cancels_a_load_and_says_what_to_do(open_desk: OpenDesk) -> None:
+    async with open_desk(loaded=False) as desk:
+        await desk.step(2)
+        assert isinstance(desk.app.view.model, Loading)
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert [n.message for n in desk.app._notifications] == [f"esc again cancels loading {MODEL}"]
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert "loading was cancelled: ctrl+o chooses a model" in desk.screen_text()
+        assert not desk.fake.is_changing
+        await desk.pilot.press("ctrl+r")
+        await desk.pilot.pause()
+        await desk.load()
+        assert isinstance(desk.app.view.model, Ready)
+
+
+async def test_d_fetches_beside_the_chat_and_d_stops_it() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        desk.sand.flows.clear()
+        await desk.pilot.press("d")
+        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.pilot.pause()
+        assert "fetching 0.0/4.6 GB · d stops" in desk.text()
+        desk.sand.flows.set()
+        await desk.until(lambda: desk.app.work_in_hand.downloads[QWEN_8B].done_bytes > 1e9)
+        desk.sand.flows.clear()
+        await desk.pilot.pause()
+        assert "· 90 MB/s ·" in desk.text()
+        assert "s left" in desk.text()
+        await desk.pilot.press("d")
+        await desk.until(lambda: not desk.app.work_in_hand.downloads)
+        await desk.until(lambda: "% fetched, goes on from there" in desk.text())
+        assert "◐" in desk.text()
+        assert isinstance(desk.app.view.model, Ready), "what is loaded stays loaded"
+        desk.sand.flows.set()
+        await desk.pilot.press("d")
+        await desk.until(lambda: any(e.id == QWEN_8B and e.is_here for e in desk.picker.catalogue.here))
+
+
+async def test_x_asks_before_it_deletes() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose("mlx-community/GLM-4.6-4bit")
+        await desk.pilot.press("x")
+        assert "x again deletes" in desk.text()
+        await desk.pilot.press("down")
+        assert "x again deletes" not in desk.text(), "any other key keeps it"
+        await desk.choose("mlx-community/GLM-4.6-4bit")
+        await desk.pilot.press("x", "x")
+        await desk.until(lambda: not any(e.id.endswith("GLM-4.6-4bit") for e in desk.picker.catalogue.here))
+        await desk.choose(LLAMA)
+        await desk.pilot.press("x", "x")
+        await desk.until(lambda: any("is loaded: load another" in n.message for n in desk.app._notifications))
+
+
+async def test_typing_filters_and_asks_the_hub() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.pilot.press("q", "w", "e", "n")
+        assert desk.picker.query_one(Input).value == "qwen"
+        await desk.until(lambda: desk.picker.catalogue.searched == "qwen")
+        text = desk.text()
+        assert "gpt-oss" not in text
+        assert "Qwen3-8B" in text
+        await desk.pilot.press("down", "escape")
+        assert "gpt-oss" in desk.text(), "esc clears the filter first"
+        await desk.pilot.press("escape")
+        assert not isinstance(desk.app.screen, ModelPicker)
+
+
+async def test_without_a_network_it_says_so_and_lists_what_is_here() -> None:
+    async with table() as desk:
+
+        async def away(words: str) -> tuple[()]:
+            raise LoadError("the hub cannot be reached: check the network")
+
+        desk.demo.library.search = away  # type: ignore[method-assign]
+        await desk.open()
+        await desk.pilot.press("s", "m", "o", "l")
+        await desk.until(lambda: desk.picker.catalogue.problem)
+        await desk.pilot.pause()
+        assert "check the network; models that are here work without it" in desk.text()
+        assert "smollm2-135m-instruct" in desk.text()
+
+
+async def test_the_mouse_picks_and_loads() -> None:
+    async with table() as desk:
+        await desk.open()
+        y = next(y for y, line in enumerate(desk.text().splitlines()) if "gpt-oss-20b" in line)
+        await desk.pilot.click(offset=(30, y))
+        assert desk.chosen == GPT
+        await desk.pilot.click(offset=(30, y))
+        await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == GPT)
+
+
+async def test_a_device_that_leaves_makes_the_fits_be_computed_again() -> None:
+    async with table() as desk:
+        await desk.open()
+        before = desk.picker.catalogue.fits[LLAMA]
+        desk.demo.lose("mbp-16")
+        await desk.until(lambda: desk.picker.catalogue.fits.get(LLAMA) not in (None, before))
+
+
+def test_the_words_for_fit() -> None:
+    fits = Fits(80, 40_000_000_000, 2, 0, 7.84, 1.0, is_measured=True)
+    assert fit_text(fits) == "fits · 7.8 tok/s"
+    assert fit_text(Fits(80, 1, 2, 12, 0.616, 1.0, is_measured=True)) == "streams 12 layers · 0.62 tok/s"
+    assert fit_text(TooBig(80, 1, 31_000_000_000, "why")) == "too big: 31 GB short"
+    assert fit_text(None) == "…"
+    assert Catalogue().preselected() is None
+
+
+async def test_the_picker_fits_a_small_terminal(open_desk: OpenDesk) -> None:
+    async with open_desk(FakeCoordinator()) as desk:
+        for size in ((80, 24), (60, 16)):
+            await desk.pilot.resize_terminal(*size)
+            await desk.pilot.press("ctrl+o")
+            await desk.pilot.pause(0.05)
+            text = desk.screen_text()
+            assert "smollm2-135m" in text, size
+            assert "esc closes" in text or "…" in text, size
+            await desk.pilot.press("escape")
+        assert MODEL in desk.screen_text()
