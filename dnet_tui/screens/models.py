@@ -56,22 +56,24 @@ class ModelPicker(ModalScreen[None]):
         self.set_reactive(ModelPicker.catalogue, catalogue)
         self._librarian = librarian
         self._intro = intro
-        self._blink = blink
+        self._list = ModelList()
+        self._filter_box = Input(
+            placeholder="type to filter · three letters search the hub",
+            id="picker-filter",
+            select_on_focus=False,
+        )
+        self._filter_box.cursor_blink = blink
+        self._detail = Static(id="picker-detail", markup=False)
+        self._keys = Static(id="picker-keys", markup=False)
         self._deleting: str | None = None  # asked once, not yet confirmed
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
             yield Static(self._intro, id="picker-intro", markup=False)
-            filter_ = Input(
-                placeholder="type to filter · three letters search the hub",
-                id="picker-filter",
-                select_on_focus=False,
-            )
-            filter_.cursor_blink = self._blink
-            yield filter_
-            yield ModelList()
-            yield Static(id="picker-detail", markup=False)
-            yield Static(id="picker-keys", markup=False)
+            yield self._filter_box
+            yield self._list
+            yield self._detail
+            yield self._keys
 
     def on_mount(self) -> None:
         box = self.query_one("#picker")
@@ -87,12 +89,8 @@ class ModelPicker(ModalScreen[None]):
         self._list.styles.max_height = max(3, self.size.height - others)
 
     @property
-    def _list(self) -> ModelList:
-        return self.query_one(ModelList)
-
-    @property
     def _wanted(self) -> str:
-        return self.query_one("#picker-filter", Input).value.strip()
+        return self._filter_box.value.strip()
 
     # --- what is shown ----------------------------------------------------------------------------------
 
@@ -128,8 +126,8 @@ class ModelPicker(ModalScreen[None]):
             lines += [row.entry.id, "delete it from this machine? x again deletes, any other key keeps it"]
         else:
             lines += [f"{row.entry.id} · {state_text(row)}", fit_sentence(row)]
-        self.query_one("#picker-detail", Static).update("\n".join(lines[:2]))
-        self.query_one("#picker-keys", Static).update(self._hub_text())
+        self._detail.update("\n".join(lines[:2]))
+        self._keys.update(self._hub_text())
 
     def _hub_text(self) -> str:
         keys = "enter loads · d downloads only · x deletes · / filters · esc closes"
@@ -150,7 +148,7 @@ class ModelPicker(ModalScreen[None]):
             bound = event.key in self.active_bindings
             if not bound and event.character is not None and event.character.isalnum():
                 event.stop()
-                filter_ = self.query_one("#picker-filter", Input)
+                filter_ = self._filter_box
                 filter_.focus()
                 filter_.insert_text_at_cursor(event.character)
         elif event.key in ("up", "down"):
@@ -173,10 +171,10 @@ class ModelPicker(ModalScreen[None]):
         self.action_load()
 
     def action_filter(self) -> None:
-        self.query_one("#picker-filter").focus()
+        self._filter_box.focus()
 
     def action_leave(self) -> None:
-        filter_ = self.query_one("#picker-filter", Input)
+        filter_ = self._filter_box
         if filter_.value or filter_.has_focus:
             filter_.value = ""
             self._list.focus()
