@@ -15,9 +15,9 @@ from dnet_core.api.turns import QueuePolicy
 from dnet_core.cluster_options import add_cluster_options, read_cluster_options
 from dnet_core.coordinator import Coordinator
 from dnet_core.doctor import main as doctor
-from dnet_core.errors import DnetError, StartError
+from dnet_core.errors import DnetError
 from dnet_core.loading import LoadedModel
-from dnet_core.settings import inherited_api_keys
+from dnet_core.settings import read_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
 
@@ -134,23 +134,6 @@ def _port(text: str) -> int:
     if not 0 <= number < 65536:
         raise argparse.ArgumentTypeError("a port is between 0 and 65535")
     return number
-
-
-def read_keys(file: Path | None) -> tuple[str, ...]:
-    """The keys in `file`, one per line, or else those of the environment.
-
-    Raises StartError when the file cannot be read or holds none.
-    """
-    if file is None:
-        return inherited_api_keys()
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise StartError(f"the API keys cannot be read: {error}") from error
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise StartError(f"{file} holds no API key: write one per line")
-    return keys
 
 
 async def serve(options: argparse.Namespace) -> None:

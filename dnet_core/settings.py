@@ -8,6 +8,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_config_path, user_data_path, user_log_path
 
+from dnet_core.errors import StartError
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
@@ -68,6 +70,23 @@ def inherited_api_keys() -> tuple[str, ...]:
 def is_over_ssh() -> bool:
     """Whether the person sits at another machine than this process."""
     return bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
+
+
+def read_keys(file: Path | None) -> tuple[str, ...]:
+    """The keys in `file`, one per line, or else those of the environment.
+
+    Raises StartError when the file cannot be read or holds none.
+    """
+    if file is None:
+        return inherited_api_keys()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise StartError(f"the API keys cannot be read: {error}") from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise StartError(f"{file} holds no API key: write one per line")
+    return keys
 
 
 def child_environment(**changes: str) -> dict[str, str]:

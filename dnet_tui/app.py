@@ -33,7 +33,8 @@ from dnet_tui.conversation import Conversation, Ring
 from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
-from dnet_tui.service_app import ServiceApp
+from dnet_tui.service_app import ServiceApp, Services
+from dnet_tui.serving import EndpointState
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
@@ -44,7 +45,6 @@ from dnet_tui.work import work_on
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
 _CANCELLED = "loading was cancelled: ctrl+o chooses a model, ctrl+r loads this one"
-MoreCommands = Callable[[], Iterable[SystemCommand]]
 
 
 class DnetApp(ServiceApp):
@@ -67,17 +67,14 @@ class DnetApp(ServiceApp):
         model: str,
         personal: Personal | None = None,
         timing: Timing | None = None,
-        help_notes: str = "",
-        badge: str = "",
-        more_commands: MoreCommands = tuple,
+        services: Services | None = None,
     ) -> None:
-        """`badge` stands before everything else; `more_commands` are offered in the palette, too."""
+        services = services or Services()
         timing = timing or Timing()
-        super().__init__(self._ring, timing, personal or Personal())
+        super().__init__(self._ring, timing, personal or Personal(), services)
         self._open_cluster = open_cluster
         self._model = model
-        self.help_notes = help_notes
-        self._more_commands = more_commands
+        self.help_notes = f"Log: {services.log}" if services.log is not None else ""
         self._loader: Worker[None] | None = None
         self._asked_to_cancel = False
         self._keeper: Worker[None] | None = None
@@ -90,7 +87,7 @@ class DnetApp(ServiceApp):
         )
         self.fatal: str | None = None
         """Why the app ended by itself, in one line for the terminal it leaves."""
-        self._status = StatusLine(badge)
+        self._status = StatusLine(services.badge)
         self._strip = LayerStrip(id="strip")
         self._activity = Activity()
         self._devices = ClusterPanel(self._timing)
@@ -121,6 +118,7 @@ class DnetApp(ServiceApp):
     async def on_unmount(self) -> None:
         """Wait until all is saved and the shards are stopped: nothing outlives the app."""
         await self.stop_personal()
+        await self.endpoint_stopped()
         if self._keeper is not None:
             self._keeper.cancel()
             with suppress(WorkerError):
@@ -230,6 +228,13 @@ class DnetApp(ServiceApp):
         if not self._is_loading:
             self._load()
 
+    @on(StatusLine.Clicked)
+    def _open_from_status(self, message: StatusLine.Clicked) -> None:
+        if message.endpoint:
+            self.action_endpoint_panel()
+        else:
+            self.action_models()
+
     # --- what is shown ----------------------------------------------------------------------------------
 
     def _show_view(self) -> None:
@@ -248,6 +253,9 @@ class DnetApp(ServiceApp):
         self._status.work = self.work_in_hand
         loaded = self.view.plan.model if isinstance(self.view.model, Ready) and self.view.plan else None
         self.tell_librarian(loaded, frozenset(device.peer.name for device in self.view.here))
+
+    def show_endpoint(self, state: EndpointState) -> None:
+        self._status.endpoint = state
 
     def _show_speeds(self, speeds: tuple[float | None, float | None]) -> None:
         self._status.speeds = speeds
@@ -309,4 +317,3 @@ class DnetApp(ServiceApp):
         if self._cluster is not None and (back := self._cluster.offered):
             text = "Place the model anew with what is back: answers pause, and go on"
             yield SystemCommand(f"Take in {' and '.join(back)}", text, self._take_in)
-        yield from self._more_commands()

@@ -16,6 +16,7 @@ from textual.app import SystemCommand
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.demo import models
+from dnet_core.demo.endpoint import demo_endpoint
 from dnet_core.settings import paths
 from dnet_core.types.devices import Peer
 from dnet_tui.app import DnetApp
@@ -25,12 +26,15 @@ from dnet_tui.history import History
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.preferences import load_preferences
+from dnet_tui.service_app import Services
+from dnet_tui.serving import Served
+from dnet_tui.wishes import EndpointWish
 
 DEMO_BADGE = "DEMO"
 
 
 def run_app(
-    model: str, options: ClusterOptions, overrides: ChatOverrides, log: Path
+    model: str, options: ClusterOptions, overrides: ChatOverrides, endpoint: EndpointWish, log: Path
 ) -> tuple[str | None, int]:
     """Run the app to its end; return what ended it (None: the user) and the exit status."""
 
@@ -41,15 +45,20 @@ def run_app(
         async with module.Coordinator(options) as coordinator:
             yield coordinator
 
-    return _run(
-        DnetApp(open_cluster, model, _personal(overrides, keeps_chats=True), help_notes=f"Log: {log}")
-    )
+    @asynccontextmanager
+    async def open_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
+        api = await asyncio.to_thread(import_module, "dnet_core.api.app")
+        async with api.endpoint(cluster, wish.host, wish.port, wish.api_keys) as served:
+            yield served
+
+    services = Services(open_endpoint, endpoint, log=log)
+    return _run(DnetApp(open_cluster, model, _personal(overrides, keeps_chats=True), services=services))
 
 
 def run_demo(num_macs: int, model: str | None, overrides: ChatOverrides, log: Path) -> tuple[str | None, int]:
     """Run the app over simulated Macs; otherwise like `run_app`."""
     personal = _personal(overrides, keeps_chats=False)
-    return _run(demo_app(num_macs, model, personal, help_notes=f"Log: {log}"))
+    return _run(demo_app(num_macs, model, personal, log=log))
 
 
 def _personal(overrides: ChatOverrides, *, keeps_chats: bool) -> Personal:
@@ -71,7 +80,7 @@ def demo_app(
     model: str | None,
     personal: Personal,
     timing: Timing | None = None,
-    help_notes: str = "",
+    log: Path | None = None,
 ) -> DnetApp:
     """The app over `num_macs` simulated Macs; `model` None: one that shows what they are good for."""
     opened: list[Demo] = []
@@ -98,15 +107,13 @@ def demo_app(
                     run = partial(demo.rejoin, peer.name)
                     yield SystemCommand(f"Demo: bring {peer.name} back", "It joins the cluster again", run)
 
-    return DnetApp(
-        open_cluster,
-        model or models.for_macs(num_macs),
-        personal,
-        timing,
-        help_notes=help_notes,
-        badge=DEMO_BADGE,
-        more_commands=commands,
-    )
+    @asynccontextmanager
+    async def open_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
+        async with demo_endpoint(wish.host, wish.port, wish.api_keys) as served:
+            yield served
+
+    services = Services(open_endpoint, badge=DEMO_BADGE, more_commands=commands, log=log)
+    return DnetApp(open_cluster, model or models.for_macs(num_macs), personal, timing, services)
 
 
 class Demo(Protocol):

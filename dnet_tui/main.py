@@ -15,8 +15,9 @@ from typing import NoReturn
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
-from dnet_core.settings import paths
+from dnet_core.settings import paths, read_keys
 from dnet_tui.chat import ChatOverrides
+from dnet_tui.wishes import EndpointWish
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
 _LOG_NAME = "dnet-tui.log"
@@ -57,6 +58,26 @@ def options_parser() -> argparse.ArgumentParser:
         help=f"try the screen with 1 to {MOST_MACS} simulated Macs; nothing is loaded or sent",
     )
     add_cluster_options(parser)
+    http = parser.add_argument_group("the OpenAI endpoint (F4)")
+    http.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; any but a loopback one needs an API key (default: %(default)s)",
+    )
+    http.add_argument(
+        "--http-port",
+        type=_port,
+        default=8080,
+        metavar="PORT",
+        help="0 picks a free one (default: %(default)s)",
+    )
+    http.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
+    )
     chat = parser.add_argument_group("new chats (else as set with F2)")
     chat.add_argument("--system", metavar="TEXT", help="system prompt of new chats")
     chat.add_argument(
@@ -71,6 +92,13 @@ def options_parser() -> argparse.ArgumentParser:
         "--max-tokens", type=int, metavar="N", help="longest answer (default: up to the end of the context)"
     )
     return parser
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
+    return number
 
 
 def _num_macs(text: str) -> int:
@@ -128,25 +156,29 @@ def main() -> NoReturn:
     try:
         overrides = chat_overrides(options)
         cluster = read_cluster_options(options)
+        endpoint = EndpointWish(options.host, options.http_port, read_keys(options.api_key_file))
     except (ValueError, StartError) as error:
         parser.error(str(error))
     if cluster.local_shards == 0 and not cluster.looks_around:
         parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
-    sys.exit(_run(options.model, options.demo, cluster, overrides))
+    sys.exit(_run(options, cluster, overrides, endpoint))
 
 
-def _run(model: str | None, num_macs: int | None, cluster: ClusterOptions, overrides: ChatOverrides) -> int:
+def _run(
+    options: argparse.Namespace, cluster: ClusterOptions, overrides: ChatOverrides, endpoint: EndpointWish
+) -> int:
     log = paths().logs / _LOG_NAME
     try:
         with log_instead_of_screen(log):
             from dnet_tui import launch  # noqa: PLC0415  Textual is imported after the options are checked
 
-            if num_macs is None:
-                fatal, code = launch.run_app(model or SAMPLE_MODEL, cluster, overrides, log)
+            if options.demo is None:
+                model = options.model or SAMPLE_MODEL
+                fatal, code = launch.run_app(model, cluster, overrides, endpoint, log)
             else:
-                fatal, code = launch.run_demo(num_macs, model, overrides, log)
+                fatal, code = launch.run_demo(options.demo, options.model, overrides, log)
     except OSError as error:
         _fail(f"cannot write the log {log}: {error.strerror}")
     if fatal is not None:

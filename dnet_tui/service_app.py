@@ -7,26 +7,57 @@ DnetApp       the cluster's: events, views, loading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
+from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.worker import Worker, WorkerError
 
+from dnet_core.errors import DnetError, PortTaken, StartError
 from dnet_tui.catalogue import Catalogue
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Ring
 from dnet_tui.librarian import Library, ModelLibrarian
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal, PersonalApp
+from dnet_tui.screens.endpoint import EndpointScreen
 from dnet_tui.screens.models import ModelPicker
+from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served
+from dnet_tui.wishes import EndpointWish
 from dnet_tui.work import Work
 
 SERVICE_BINDINGS: list[BindingType] = [
     Binding("ctrl+o", "models", "Model", id="model.pick",
             tooltip="Choose a model: what is here, what is known, what the hub has"),
+    Binding("f4", "endpoint", "Endpoint", id="endpoint.toggle", show=False,
+            tooltip="Switch the OpenAI endpoint on or off; the chat goes on"),
 ]  # fmt: skip
+
+
+@asynccontextmanager
+async def no_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
+    raise StartError("there is no endpoint here")
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What this part stands on and cannot know by itself.
+
+    `badge` stands on the screen before everything else; `more_commands` are offered in the palette, too.
+    """
+
+    open_endpoint: OpenEndpoint = no_endpoint
+    endpoint: EndpointWish = field(default_factory=EndpointWish)
+    badge: str = ""
+    more_commands: Callable[[], Iterable[SystemCommand]] = tuple
+    log: Path | None = None
 
 
 class ServiceApp(PersonalApp):
@@ -34,9 +65,14 @@ class ServiceApp(PersonalApp):
 
     BINDINGS: ClassVar[list[BindingType]] = SERVICE_BINDINGS
 
-    def __init__(self, ring: Callable[[], Ring | None], timing: Timing, personal: Personal) -> None:
+    def __init__(
+        self, ring: Callable[[], Ring | None], timing: Timing, personal: Personal, services: Services
+    ) -> None:
         super().__init__(ring, timing, personal)
         self._cluster: Cluster | None = None
+        self._services = services
+        self._serving: Worker[None] | None = None
+        self.endpoint: EndpointState = Off()
         self.work_in_hand = Work()
         self._librarian = ModelLibrarian(self, self._library, self._show_catalogue, self.load_model)
 
@@ -75,9 +111,80 @@ class ServiceApp(PersonalApp):
         if isinstance(self.screen, ModelPicker):
             self.screen.now_s = self._timing.clock()
 
+    # --- the endpoint -----------------------------------------------------------------------------------
+
+    def action_endpoint(self) -> None:
+        """Switch it off, or on and show what to paste elsewhere."""
+        if isinstance(self.endpoint, On):
+            self.stop_endpoint()
+        else:
+            self.start_endpoint()
+            self.action_endpoint_panel()
+
+    def action_endpoint_panel(self) -> None:
+        if not isinstance(self.screen, EndpointScreen):
+            badge = self._services.badge
+            note = f"{badge}: nothing listens here" if badge else ""
+            self.push_screen(EndpointScreen(self, self.endpoint, note))
+
+    def start_endpoint(self, port: int | None = None) -> None:
+        """Serve OpenAI clients, on `port` if it is given."""
+        if self._cluster is None:
+            self._show_endpoint(Off("the cluster is still starting: try again in a moment"))
+            return
+        wish = self._services.endpoint
+        self._serving = self._serve(self._cluster, wish if port is None else replace(wish, port=port))
+
+    def stop_endpoint(self) -> None:
+        """Stop serving; what is in flight is ended and told so."""
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def endpoint_stopped(self) -> None:
+        """Stop serving, and return when it has stopped."""
+        self.stop_endpoint()
+        if self._serving is not None:
+            with suppress(WorkerError):
+                await self._serving.wait()
+
+    @work(exclusive=True, group="endpoint")
+    async def _serve(self, cluster: Cluster, wish: EndpointWish) -> None:
+        off = Off()
+        try:
+            async with (
+                self._services.open_endpoint(cluster, wish) as served,
+                aclosing(served.watch()) as activities,
+            ):
+                key = served.api_keys[0] if served.api_keys else None
+                async for activity in activities:
+                    self._show_endpoint(On(served.url, served.port, key, activity))
+        except PortTaken as error:
+            off = Off(str(error), error.free_port)
+        except DnetError as error:
+            off = Off(str(error))
+        finally:
+            self._show_endpoint(off)
+
+    def _show_endpoint(self, state: EndpointState) -> None:
+        self.endpoint = state
+        self.show_endpoint(state)
+        if isinstance(self.screen, EndpointScreen):
+            self.screen.state = state
+
+    def show_endpoint(self, state: EndpointState) -> None:
+        """Called with every new state; the subclass has the status line."""
+
     # --- quitting, palette ------------------------------------------------------------------------------
 
     def what_stops(self) -> tuple[str, ...]:
+        stops = list(self._downloads_that_stop())
+        if isinstance(self.endpoint, On):
+            running = len(self.endpoint.activity.requests)
+            with_requests = f", with {running} in flight" if running else ""
+            stops.append(f"the endpoint {self.endpoint.url} is switched off{with_requests}")
+        return tuple(stops)
+
+    def _downloads_that_stop(self) -> tuple[str, ...]:
         return tuple(
             f"{model} is being fetched; what has come stays" for model in self.work_in_hand.downloads
         )
@@ -89,3 +196,6 @@ class ServiceApp(PersonalApp):
             yield SystemCommand(
                 binding.description, binding.tooltip, partial(self.run_action, binding.action)
             )
+        panel = "Its address, a curl command, requests in flight, last errors"
+        yield SystemCommand("Endpoint panel", panel, self.action_endpoint_panel)
+        yield from self._services.more_commands()

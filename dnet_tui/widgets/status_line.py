@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.style import Style
 from textual.color import Color
+from textual.events import Click
+from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
 from dnet_tui.look import Look, fg, look_of
+from dnet_tui.serving import EndpointState, Off, On
 from dnet_tui.state import ClusterView, NoModel, Preparing, Ready, Unusable
 from dnet_tui.units import progress_bytes_text, seconds_text
 from dnet_tui.widgets.paint import Piece, two_sides
@@ -21,9 +26,14 @@ class StatusLine(Widget):
 
     DEFAULT_CSS = "StatusLine { height: 1; background: $panel; }"
 
+    @dataclass
+    class Clicked(Message):
+        endpoint: bool
+
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     speeds: reactive[tuple[float | None, float | None]] = reactive((None, None), init=False)
     """(time to first token in seconds, tokens per second) of the newest answer."""
+    endpoint: reactive[EndpointState] = reactive(Off(), init=False)
     work: reactive[Work] = reactive(Work(), init=False)
     now_s: reactive[float] = reactive(0.0, init=False, repaint=False)
     """By the clock of `work`; a new `spin` paints it."""
@@ -33,6 +43,10 @@ class StatusLine(Widget):
         """`badge` marks what is on the screen as something else than a cluster at work."""
         super().__init__(id="status")
         self._badge = badge
+
+    def on_click(self, event: Click) -> None:
+        """The end of the line opens the endpoint's panel, the rest the models."""
+        self.post_message(self.Clicked(endpoint=event.x >= self.size.width - 24))
 
     def render_line(self, y: int) -> Strip:
         look = look_of(self.app.current_theme, self.app.theme_variables)
@@ -51,7 +65,20 @@ class StatusLine(Widget):
         if name is not None:
             left.append((f"  {name}", Style(bold=True)))
         left += self._step(look)
-        return two_sides(left, [*self._speed_pieces(look), (" ", Style())], self.size.width, base)
+        right = [*self._speed_pieces(look), *self._endpoint_pieces(look), (" ", Style())]
+        return two_sides(left, right, self.size.width, base)
+
+    def _endpoint_pieces(self, look: Look) -> list[Piece]:
+        match self.endpoint:
+            case Off(problem=None):
+                return []
+            case Off():
+                return [("  API off", look.bad)]
+            case On(port=port, activity=activity):
+                busy = f" {len(activity.requests)} in flight" if activity.requests else ""
+                late = activity.last_errors[-1].status if activity.last_errors else None
+                error: list[Piece] = [(f" last error {late}", look.bad)] if late and not busy else []
+                return [(f"  API :{port}{busy}", fg(look.success)), *error]
 
     def _step(self, look: Look) -> list[Piece]:
         if isinstance(self.view.model, Unusable):
