@@ -1,10 +1,13 @@
-"""What the endpoint adds to an answer: HTTP on loopback against the driver called directly, in one run.
+"""What the endpoint adds to an answer, and what a grammar takes off it: each pair measured in one run.
 
     uv run python -m benchmarks.api [--model M] [--shards N] [--tokens N] [--repeats R]
 
-Both ask the same ring the same chat, greedy, in turn. The client is a bare socket that reads server-sent
-events, so what is measured is the endpoint and not a client library. Target: less than 5 ms more to the first
-token.
+HTTP on loopback against the driver called directly: both ask the same ring the same chat, greedy, in turn.
+The client is a bare socket that reads server-sent events, so what is measured is the endpoint and not a
+client library. Target: less than 5 ms more to the first token.
+
+Bound against free: answers to the same chat, bound to a JSON schema of six properties and free, as long as
+the bound one. Tokens that the grammar forces go round the ring together: there are fewer laps than tokens.
 """
 
 from __future__ import annotations
@@ -25,10 +28,39 @@ import psutil
 from dnet_core.api.app import Endpoint, endpoint
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+from dnet_core.grammar.build import GrammarWriter, json_schema
 from dnet_core.types.generation import GenerationRequest, Message, Role, SamplingParams, TokenText
 from tests.tiny_models import write_tiny_model
 
 QUESTION = "Tell me about lighthouses, storms and books. " * 4
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "height_in_meters": {"type": "integer", "minimum": 1, "maximum": 200},
+        "construction_material": {"enum": ["granite", "brick", "concrete", "cast iron"]},
+        "is_inhabited": {"type": "boolean"},
+        "nearest_harbour": {"type": ["string", "null"], "maxLength": 20},
+        "visible_colours": {"type": "array", "items": {"enum": ["red", "white", "green"]}, "maxItems": 3},
+    },
+    "additionalProperties": False,
+}
+SCHEMA["required"] = list(SCHEMA["properties"])
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One answer from its first token on."""
+
+    num_tokens: int
+    num_laps: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return (self.num_tokens - 1) / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +104,43 @@ async def over_http(served: Endpoint, bias: dict[str, float], tokens: int) -> Ti
     return _timing(begun, times)
 
 
+async def decode(ring: Coordinator, sampling: SamplingParams) -> Decoding:
+    """Ask the driver; a token that came without a lap of its own was forced."""
+    request = GenerationRequest((Message(Role.USER, QUESTION),), sampling)
+    num_tokens = num_laps = 0
+    first_s = last_s = 0.0
+    async for event in ring.generate(request):
+        if isinstance(event, TokenText):
+            last_s = time.perf_counter()
+            first_s = first_s or last_s
+            num_tokens += 1
+            num_laps += bool(event.stages)
+    return Decoding(num_tokens, num_laps, last_s - first_s)
+
+
+async def bound_against_free(ring: Coordinator, repeats: int) -> None:
+    """Answers that fit SCHEMA, and others of the same length, in turn."""
+    writer = GrammarWriter(ring.tokenizer.control_tokens)
+    grammar = writer.grammar(writer.part(json_schema(SCHEMA)))
+    bias = tuple((token, -100.0) for token in ring.tokenizer.eos_token_ids)
+    pairs: list[tuple[Decoding, Decoding]] = []
+    for repeat in range(repeats + 2):
+        bound = await decode(
+            ring, SamplingParams(max_tokens=400, grammar=grammar, temperature=0.7, seed=repeat)
+        )
+        free = await decode(ring, SamplingParams(max_tokens=bound.num_tokens, logit_bias=bias))
+        if repeat >= 2:
+            pairs.append((bound, free))
+    for name, answers in zip(
+        ("bound to a schema", "free             "), zip(*pairs, strict=True), strict=True
+    ):
+        laps = sum(answer.num_laps for answer in answers) / sum(answer.num_tokens for answer in answers)
+        print(f"{name}        {laps:.2f} laps per token")
+    print(f"tokens per s, bound      {spread([b.tokens_per_s for b, _ in pairs], '/s', 1)}")
+    print(f"tokens per s, free       {spread([f.tokens_per_s for _, f in pairs], '/s', 1)}")
+    print(f"bound / free             {spread([b.tokens_per_s / f.tokens_per_s for b, f in pairs], '  ', 1)}")
+
+
 def _timing(begun: float, times: list[float]) -> Timing:
     return Timing(times[0] - begun, (times[-1] - times[0]) / max(1, len(times) - 1))
 
@@ -85,6 +154,7 @@ def spread(values: list[float], unit: str = "ms", scale: float = 1e3) -> str:
 
 
 async def compare(model: str, shards: int, tokens: int, repeats: int) -> None:
+    """Measure both on a ring of `shards`."""
     async with (
         Coordinator(ClusterOptions(local_shards=shards)) as ring,
         endpoint(ring, "127.0.0.1", 0) as served,
@@ -98,13 +168,20 @@ async def compare(model: str, shards: int, tokens: int, repeats: int) -> None:
             if repeat >= 2:  # the first turns warm everything up
                 directly.append(pair[0])
                 by_http.append(pair[1])
+        report(model, shards, tokens, repeats, directly, by_http)
+        await bound_against_free(ring, max(3, repeats // 4))
+
+
+def report(
+    model: str, shards: int, tokens: int, repeats: int, directly: list[Timing], by_http: list[Timing]
+) -> None:
     print(f"{Path(model).name}, {shards} shards, {tokens} tokens, {repeats} turns; {machine()}\n")
     print(f"first token, driver      {spread([t.first_s for t in directly])}")
     print(f"first token, endpoint    {spread([t.first_s for t in by_http])}")
     added = [b.first_s - a.first_s for a, b in zip(directly, by_http, strict=True)]
     print(f"added to first token     {spread(added)}")
     print(f"between tokens, driver   {spread([t.next_s for t in directly])}")
-    print(f"between tokens, endpoint {spread([t.next_s for t in by_http])}")
+    print(f"between tokens, endpoint {spread([t.next_s for t in by_http])}\n")
 
 
 def machine() -> str:
