@@ -108,12 +108,13 @@ def _body(writer: GrammarWriter, form: AnswerFormat, wanted: Wanted | None, call
         assert wanted is not None, "else the answer is free"
         return _plain(writer, form, writer.part(wanted.part))
     assert tools.write is not None, "the prompt asks for calls in a format that can be written"
-    bound = tools.write(writer, calls, writer.marker(tools.start), tools.start, tools.end)
+    start = "" if tools.bare else tools.start
+    bound = tools.write(writer, calls, writer.marker(start), start, tools.end)
     if calls.must_call:
         return bound
     if wanted is not None:
         return f"{_plain(writer, form, writer.part(wanted.part))} | {bound}"
-    if not tools.start:
+    if tools.bare:
         return f"{_NO_CALL} | {bound}"
     if writer.is_control(tools.start):
         return f"{writer.any_text} ({bound})?"

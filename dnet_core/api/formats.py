@@ -17,7 +17,14 @@ from dnet_core.api.call_grammars import (
     llama_3,
     mistral_headers,
 )
-from dnet_core.api.tool_parsers import CallParser, deepseek_calls, json_calls, mlx_lm_markers, mlx_lm_parser
+from dnet_core.api.tool_parsers import (
+    CallParser,
+    deepseek_calls,
+    json_calls,
+    llama_calls,
+    mlx_lm_markers,
+    mlx_lm_parser,
+)
 from dnet_core.generate.thoughts import ReasoningFormat, marker_tokens, reasoning_format
 from dnet_core.generate.tokenizer import Tokenizer
 
@@ -26,7 +33,7 @@ from dnet_core.generate.tokenizer import Tokenizer
 class ToolFormat:
     """Tool calls stand between `start` and `end`, where `parse` reads them.
 
-    An empty `start`: an answer that begins with `{` is a call. An empty `end`: calls go on to the end of the
+    `bare`: an answer that begins with `{` is a call, too. An empty `end`: calls go on to the end of the
     answer. `streams`: a call is an object with "name" and then "arguments", sent on as it is written.
     `inner` are further special tokens that the calls are written with. `write` is the grammar of calls: an
     answer that must call is asked for in the generic format where there is none.
@@ -39,6 +46,7 @@ class ToolFormat:
     streams: bool = False
     inner: tuple[str, ...] = ()
     write: CallGrammar | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,11 @@ class AnswerFormat:
 
 
 HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>")
-PYTHON_TAG = "<|python_tag|>"
 RESPONSE_TOKENS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
 GENERIC = ToolFormat("generic", "<tool_call>", "</tool_call>", json_calls, streams=True, write=json_blocks)
 HERMES = ToolFormat("hermes", "<tool_call>", "</tool_call>", json_calls, streams=True, write=json_blocks)
-LLAMA_3 = ToolFormat("llama3", "", "", json_calls, streams=True, write=llama_3)
+LLAMA_3 = ToolFormat("llama3", "<|python_tag|>", "", llama_calls, streams=True, write=llama_3, bare=True)
 HARMONY = ToolFormat("harmony", "", "", json_calls, streams=True, inner=HARMONY_TOKENS, write=harmony)
 DEEPSEEK_V3_1 = ToolFormat(
     "deepseek-v3.1",
@@ -121,7 +128,7 @@ _BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("<atem:function_calls>",), _mlx_lm("muse_spark")),
     (("<TOOLCALL>",), NEMOTRON),
     (("<tool_call>",), HERMES),
-    ((PYTHON_TAG,), LLAMA_3),
+    (("<|python_tag|>",), LLAMA_3),
     (("<|start_header_id|>", '"parameters": '), LLAMA_3),
     (("<|/tool_call|>",), PHI_4),
     (("<|tool_call|>",), GRANITE_3),
@@ -148,8 +155,6 @@ def answer_format(tokenizer: Tokenizer, *, with_tools: bool, bound_calls: bool =
         tools, knows_tools = GENERIC, False
     reasoning = reasoning_format(tokenizer, template)
     dropped = RESPONSE_TOKENS if RESPONSE_TOKENS[0] in template else ()
-    if with_tools and tools is LLAMA_3:
-        dropped = (*dropped, PYTHON_TAG)
     texts = set(dropped)
     if with_tools or tools is HARMONY:
         texts |= {tools.start, tools.end, *tools.inner}

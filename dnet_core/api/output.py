@@ -94,6 +94,7 @@ class OutputParser:
         self._dropped = form.dropped
         self._calls = calls
         self._pending = ""
+        self._begun = ""  # the marker in front of the calls that are being read
         self._is_blank = True  # no content yet
         self._trims = in_reasoning  # white space at the start of what follows is not part of it
         self._json = JsonObject()
@@ -120,7 +121,7 @@ class OutputParser:
         if self._read == self._read_reasoning:
             self._say(parts, Reasoning(rest.rstrip()))
         elif self._read == self._read_call:
-            self._complete_call(parts, rest, self._start + rest)
+            self._complete_call(parts, rest, self._begun + rest)
         elif self._read == self._read_content:
             self._say(parts, Content(rest))
         elif self._read == self._read_call_end:
@@ -131,8 +132,8 @@ class OutputParser:
 
     def _read_content(self, parts: list[Part]) -> bool:
         text = self._trimmed()
-        if self._tools and not self._tools.start and self._is_blank and text.lstrip().startswith("{"):
-            self._pending = text
+        if self._tools and self._tools.bare and self._is_blank and text.lstrip().startswith("{"):
+            self._pending, self._begun = text, ""
             self._read = self._read_call
             return True
         if self._reasoning and self._is_blank:
@@ -156,7 +157,7 @@ class OutputParser:
         self._say(parts, Content(before.rstrip() if marker not in self._dropped else before))
         self._pending = text[at + len(marker) :]
         if marker not in self._dropped:
-            self._read = self._read_call
+            self._begun, self._read = marker, self._read_call
         return True
 
     def _read_reasoning(self, parts: list[Part]) -> bool:
@@ -188,7 +189,7 @@ class OutputParser:
             return False
         text, self._pending = self._pending[:at], self._pending[at + len(marker) :]
         self._read = self._read_content
-        self._complete_call(parts, text, self._start + text + marker)
+        self._complete_call(parts, text, self._begun + text + marker)
         return True
 
     def _read_arguments(self, parts: list[Part]) -> bool:
@@ -242,10 +243,6 @@ class OutputParser:
         if self._tools is None:
             return keep
         return len(text) - len(text[: len(text) - keep].rstrip())
-
-    @property
-    def _start(self) -> str:
-        return self._tools.start if self._tools else ""
 
 
 class JsonObject:

@@ -6,11 +6,13 @@ because that would bring MLX into the head.
 
     json_calls("[{...}, {...}]")      Qwen, Hermes, Granite, Phi, Mistral, Command-R, Llama, ...
     deepseek_calls("...")             DeepSeek V3 and V3.1
+    llama_calls("f.call(x=1)")        Llama 3 behind its Python tag; JSON, too
     mlx_lm_parser("glm47")            a module of mlx_lm.tool_parsers
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -63,6 +65,29 @@ def deepseek_calls(text: str, tools: Sequence[JsonDict]) -> list[ToolCall]:
     if not calls:
         raise ValueError("no call between the markers")
     return calls
+
+
+def llama_calls(text: str, tools: Sequence[JsonDict]) -> list[ToolCall]:
+    """JSON, or calls in Python: `NAME.call(x="y")` of the built-in tools, `NAME(x="y")`."""
+    if text.lstrip().startswith(("{", "[")):
+        return json_calls(text, tools)
+    body = ast.parse(text.strip()).body
+    calls = [_python_call(line.value) for line in body if isinstance(line, ast.Expr)]
+    if len(calls) != len(body):
+        raise ValueError("a program is no call")
+    return calls
+
+
+def _python_call(value: ast.expr) -> ToolCall:
+    match value:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id=name), attr="call") | ast.Name(id=name),
+            args=[],
+            keywords=keywords,
+        ):
+            arguments = {str(given.arg): ast.literal_eval(given.value) for given in keywords}
+            return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
+    raise ValueError("not a call with named arguments")
 
 
 @cache

@@ -99,6 +99,12 @@ ANSWERS: dict[str, tuple[str, list[Call], str]] = {
         "I look.",
     ),
     "llama3": (f'{{"name": "weather", "parameters": {JSON}}}', [CALL], ""),
+    "llama3 behind its tag": (f'<|python_tag|>{{"name": "weather", "parameters": {JSON}}}', [CALL], ""),
+    "llama3 in Python": (
+        '<|python_tag|>weather.call(city="São Paulo", days=3)\nnews()',
+        [CALL, ("news", {})],
+        "",
+    ),
     "deepseek-v3.1": (
         (
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
@@ -224,10 +230,10 @@ FAMILIES = sorted({found.family for _, found in (*formats._BY_TEMPLATE, *formats
 
 
 def format_of(name: str) -> AnswerFormat:
-    return replace(PLAIN, tools=family(name), is_harmony=name == "harmony")
+    return replace(PLAIN, tools=family(name.partition(" ")[0]), is_harmony=name == "harmony")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "llama3 behind its tag", "llama3 in Python"])
 def test_every_family_has_its_calls_read(name: str) -> None:
     text, expected, said = ANSWERS[name]
     form = format_of(name)
