@@ -11,7 +11,7 @@ whether or not a frame is here: reads go on across windows, rounds and tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +56,10 @@ class Spent:
     reads: Reads
 
 
+class Stopped(Exception):
+    """What runs is wanted no more: no other layer is waited for."""
+
+
 class LayerStream:
     """The streamed layers of one loaded model, in at most as many buffers. Owned by the compute thread.
 
@@ -73,6 +77,7 @@ class LayerStream:
         self._reader = LayerReader()
         self._held: dict[int, _Held] = {}
         self._closed = False
+        self._is_wanted: Callable[[], bool] = lambda: True
         self._waited_s = 0.0
         self._told = Reads(0, 0.0)
         self.read = Reads(0, 0.0)
@@ -92,12 +97,19 @@ class LayerStream:
         wait([held.read for held in self._held.values()])
         self._held.clear()
 
+    def watch(self, is_wanted: Callable[[], bool]) -> None:
+        """Ask `is_wanted` before every turn whether what runs is to go on."""
+        self._is_wanted = is_wanted
+
     @contextmanager
     def turn(self, layer: int) -> Iterator[None]:
         """The weights of `layer` are there inside; all that is computed from them must be evaluated inside.
 
-        Raises LoadError when they cannot be read (a later turn tries again), NotReady when closed.
+        Raises LoadError when they cannot be read (a later turn tries again), NotReady when closed, Stopped
+        when what runs is not wanted any more.
         """
+        if not self._is_wanted():
+            raise Stopped
         if self._closed:
             raise NotReady("the model is being unloaded")
         begun = time.monotonic()

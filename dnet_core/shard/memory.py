@@ -9,6 +9,9 @@ begun can run out of memory. One that would pass the budget is refused before an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import mlx.core as mx
 import psutil
 
 from dnet_core.errors import NoRoom, RequestError
@@ -25,6 +28,34 @@ def budget_bytes(limit: MemoryLimit | None) -> int:
         return limit.of(memory.total)
     host = HostFacts("", "", memory.total, memory.available)
     return memory_budget_bytes(host, mlx_facts().recommended_working_set_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class MlxLimits:
+    """What MLX is told: how much it may have, how much of that it may keep free, and how much is wired."""
+
+    memory_bytes: int
+    cache_bytes: int
+    wired_bytes: int | None  # None: there is no such thing here
+
+
+def mlx_limits(budget: int, workspace: int, working_set: int | None) -> MlxLimits:
+    """The limits of a load; `working_set` is what Metal recommends, None elsewhere.
+
+    Memory that computing has freed is kept for the next chunk, which needs the same, and no more than that.
+    Metal refuses to wire more than it recommends.
+    """
+    wired = None if working_set is None else min(budget, working_set)
+    return MlxLimits(budget, min(workspace, budget), wired)
+
+
+def set_limits(limits: MlxLimits) -> MlxLimits:
+    """Let MLX keep `limits`; returns those that it had. On the compute thread."""
+    return MlxLimits(
+        mx.set_memory_limit(limits.memory_bytes),
+        mx.set_cache_limit(limits.cache_bytes),
+        None if limits.wired_bytes is None else mx.set_wired_limit(limits.wired_bytes),
+    )
 
 
 class KvRoom:

@@ -23,7 +23,7 @@ import mlx.core as mx
 
 from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
 from dnet_core.grammar.matcher import Matcher
-from dnet_core.shard.loader import LayerStream, Reads, Spent
+from dnet_core.shard.loader import LayerStream, Reads, Spent, Stopped
 from dnet_core.shard.memory import KvRoom
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session, Taken
@@ -94,6 +94,9 @@ class Runtime:
         self._kv_bits = order.kv_bits
         self._sessions: dict[str, Session] = {}
         self._room: KvRoom | None = None
+        self._running: Session | None = None
+        if stream is not None:
+            stream.watch(lambda: self._running is None or not self._running.cancelled)
         self.steps = 0
 
     @property
@@ -185,10 +188,15 @@ class Runtime:
         session = self._sessions.get(frame.session)
         if session is None or session.cancelled:
             return  # closed while the frame was on its way; the driver that closed it expects nothing more
+        self._running = session
         try:
             self._step(session, arrival)
+        except Stopped:
+            pass  # cancelled while a layer ran: whoever did it closes it
         except Exception as error:  # noqa: BLE001 - any failure of a model's code must reach the driver
             self._fault(session, error)
+        finally:
+            self._running = None
 
     def _step(self, session: Session, arrival: Arrival) -> None:
         frame = arrival.frame

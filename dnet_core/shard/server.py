@@ -31,10 +31,11 @@ from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_to_json
 from dnet_core.profile.links import measure_link
 from dnet_core.profile.measure import profile_device
+from dnet_core.profile.microbench import mlx_facts
 from dnet_core.settings import TIMEOUTS, paths
 from dnet_core.shard.kept import Kept, keep
 from dnet_core.shard.loader import LayerStream
-from dnet_core.shard.memory import budget_bytes
+from dnet_core.shard.memory import MlxLimits, budget_bytes, mlx_limits, set_limits
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.layers import StreamedLayer, find_layers, make_streamed
@@ -97,6 +98,7 @@ class ShardServer:
         self._advertisement: Advertisement | None = None
         self._thread = thread
         self._memory = memory
+        self._unlimited: MlxLimits | None = None  # what MLX had before the load
         self._loader = MlxThread("loader")
         self._credentials = credentials
         self._tasks = TaskScope()
@@ -205,6 +207,7 @@ class ShardServer:
         """Fetch, check, read, warm, connect: each step tells its progress."""
         own = order.limits.budget_bytes
         budget = budget_bytes(self._memory) if own is None else own
+        await self._thread.call(partial(self._limit, budget, order.limits.workspace_bytes))
         found: list[Path] = []
         async with aclosing(self._fetch(order.model, found)) as reports:
             async for report in reports:
@@ -320,13 +323,22 @@ class ShardServer:
         return kept
 
     async def _collect(self) -> None:
-        """Give the memory back; models hold themselves in cycles."""
+        """Give the memory back, and its limits; models hold themselves in cycles."""
 
         def collect() -> None:
             gc.collect()
             mx.clear_cache()
+            if self._unlimited is not None:
+                set_limits(self._unlimited)
+                self._unlimited = None
 
         await self._thread.call(collect)
+
+    def _limit(self, budget: int, workspace: int) -> None:
+        """Let MLX stay within `budget` until the memory is given back. On the compute thread."""
+        assert self._unlimited is None, "limits are set once per load"
+        limits = mlx_limits(budget, workspace, mlx_facts().recommended_working_set_bytes)
+        self._unlimited = set_limits(limits)
 
     async def profile(self, request: ProfileRequest, fresh: bool) -> str:
         """Measure this device. Raises NotReady while a model is loaded, ProfileError when it fails."""

@@ -91,6 +91,16 @@ def is_regular(assignment: Assignment, rounds: int) -> bool:
     return not late or (same and inside == spreads)
 
 
+def _is_uneven(plan: RingPlan) -> bool:
+    """Whether laps differ so much that a disk may wait in one for what it had to spare in another.
+
+    A buffer that must be read again for every lap is what that touches.
+    """
+    laps = [sum(len(a.windows[lap]) for a in plan.assignments) for lap in range(plan.rounds)]
+    tight = any(a.streamed and a.num_buffers * plan.rounds <= len(a.streamed) for a in plan.assignments)
+    return tight and len(set(laps)) > 1
+
+
 def even(total: int, rounds: int) -> tuple[int, ...]:
     """Split `total` over `rounds` as equally as can be; earlier rounds get the remainder."""
     size, extra = divmod(total, rounds)
@@ -159,7 +169,7 @@ def predict(plan: RingPlan, problem: Problem) -> Prediction:
     back = float(problem.token_hop_s[path[-1], path[0]])
     network[problem.peers[path[-1]]] += back
     tpot, ttft, slowest = combine(problem, costs, sum(network.values()), prompt_hop + back)
-    if not all(is_regular(a, plan.rounds) for a in plan.assignments):
+    if not all(is_regular(a, plan.rounds) for a in plan.assignments) or _is_uneven(plan):
         tpot = steady_tpot_s(plan, problem)
     return Prediction(
         prompt_tokens=problem.prompt_tokens,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dnet_core.errors import LoadError, NotReady
-from dnet_core.shard.loader import LayerStream, Reads, Spent
+from dnet_core.shard.loader import LayerStream, Reads, Spent, Stopped
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.slices.layers import find_layers, make_streamed
 from dnet_core.slices.weights import open_model, parameter_bytes
@@ -130,6 +130,23 @@ def test_a_missing_file_is_an_error_until_it_is_back(
         with pytest.raises(LoadError, match="No such file"):
             streamed.logits()
     shutil.move(kept, path)
+    assert np.array_equal(streamed.logits(), plain(directory))
+
+
+def test_what_is_not_wanted_stops_before_the_next_layer(directory: Path, thread: MlxThread) -> None:
+    streamed = Streamed(directory, (0, 1, 2, 3), 2, thread)
+    turns = 0
+
+    def is_wanted() -> bool:
+        nonlocal turns
+        turns += 1
+        return turns <= 2
+
+    streamed.stream.watch(is_wanted)
+    with pytest.raises(Stopped):
+        streamed.logits()
+    assert turns == 3, "two layers ran"
+    streamed.stream.watch(lambda: True)
     assert np.array_equal(streamed.logits(), plain(directory))
 
 

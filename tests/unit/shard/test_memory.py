@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dnet_core.errors import NoRoom, RequestError
 from dnet_core.profile.model import profile_model
-from dnet_core.shard.memory import KvRoom
+from dnet_core.shard.memory import KvRoom, MlxLimits, mlx_limits, set_limits
 from dnet_core.shard.sessions import Session
 from dnet_core.slices.kv import CacheSize
 from dnet_core.slices.weights import open_model
@@ -50,6 +50,43 @@ def test_never_more_than_there_is(room: int, wishes: list[tuple[bool, int, int]]
         else:
             taken[name] = need
         assert kv.taken_bytes == sum(taken.values()) <= kv.room_bytes
+
+
+GB = 10**9
+# Apple M4 Max, 64 GB, macOS 15.1, as `mx.device_info()` tells it.
+M4_MAX = {
+    "architecture": "applegpu_g16s",
+    "max_buffer_length": 38_654_705_664,
+    "max_recommended_working_set_size": 51_539_607_552,
+    "memory_size": 68_719_476_736,
+    "resource_limit": 499_000,
+}
+
+
+@pytest.mark.parametrize(("budget", "wired"), [(40 * GB, 40 * GB), (60 * GB, 51_539_607_552)])
+def test_limits_on_metal(budget: int, wired: int) -> None:
+    working_set = int(M4_MAX["max_recommended_working_set_size"])
+    limits = mlx_limits(budget, 300_000_000, working_set)
+    assert limits == MlxLimits(budget, 300_000_000, wired)
+
+
+def test_limits_are_set_and_taken_back() -> None:
+    """By MLX's own functions; a CPU wires nothing, but takes the call."""
+    before = set_limits(MlxLimits(3 * GB, 5_000_000, 2 * GB))
+    try:
+        assert mx.get_memory_limit() == 3 * GB
+        freed = mx.zeros((4_000_000,))
+        mx.eval(freed)
+        del freed
+        assert mx.get_cache_memory() <= 5_000_000
+    finally:
+        again = set_limits(before)
+    assert (again.memory_bytes, again.cache_bytes) == (3 * GB, 5_000_000)
+    assert mx.get_memory_limit() == before.memory_bytes
+
+
+def test_there_is_nothing_to_wire_elsewhere() -> None:
+    assert mlx_limits(8 * GB, 9 * GB, None) == MlxLimits(8 * GB, 8 * GB, None)
 
 
 WIDE = {"head_dim": 64}
