@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+from dnet_core.discover.static import parse_target
 from dnet_core.errors import InfeasiblePlan, NotReady, PeerLost
 from dnet_core.events import (
     Event,
@@ -42,7 +43,7 @@ from dnet_core.types.generation import (
     TokenText,
 )
 from dnet_core.types.ring import split_evenly
-from tests.ring.processes import local_process
+from tests.ring.processes import local_process, shard_process
 from tests.ring.sampling_reference import reference_answer
 from tests.ring_tools import statuses, until_idle
 from tests.tiny_models import EOS, make_tokenizer, write_tiny_model
@@ -320,6 +321,31 @@ async def test_a_shard_that_is_back_is_offered_and_not_forced(ring: Coordinator,
     with pytest.raises(asyncio.CancelledError):
         await reading
     await check_whole(ring, model)
+
+
+async def test_shards_on_other_machines(model: Path) -> None:
+    """Over TCP with TLS, found by their addresses: one is killed, started again there, and taken in."""
+    async with AsyncExitStack() as stack:
+        shards = [await stack.enter_async_context(shard_process(f"mac{i}")) for i in range(3)]
+        static = tuple(parse_target(shard.target) for shard in shards)
+        ring = await stack.enter_async_context(Coordinator(ClusterOptions(local_shards=0, static=static)))
+        names = tuple(shard.name for shard in shards)
+        async with listening(ring) as listener:
+            while len(ring.peers) < len(shards):
+                await listener.until(PeerJoined)
+            await ring.load(str(model), split_evenly(str(model), 5, names, 1, 512), CHUNK)
+            reader = Reader()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(reader.read(ring, PROMPT, GREEDY))
+                await reader.until(TokenText, 3)
+                shards[1].process.kill()
+                await listener.until(Recovered)
+            assert reader.tokens == expected(model, PROMPT, GREEDY)
+            assert ring.offered == ()
+            await stack.enter_async_context(shard_process("mac1", shards[1].grpc_port))
+            assert await listener.until(PeerOffered) == PeerOffered("mac1", str(model))
+            await ring.take_in()
+        await check_whole(ring, model)
 
 
 async def test_nobody_is_left(model: Path) -> None:

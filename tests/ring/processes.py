@@ -57,10 +57,10 @@ class ShardProcess:
 
 
 @asynccontextmanager
-async def shard_process(name: str) -> AsyncIterator[ShardProcess]:
-    """A `dnet-shard` on free ports until the block ends; yields when it answers."""
+async def shard_process(name: str, grpc_port: int = 0) -> AsyncIterator[ShardProcess]:
+    """A `dnet-shard` on free ports, or that one, until the block ends; yields when it answers."""
     process = await asyncio.create_subprocess_exec(
-        *SHARD, "--name", name, "--grpc-port", "0", "--http-port", "0", stdout=PIPE, stderr=DEVNULL
+        *SHARD, "--name", name, "--grpc-port", str(grpc_port), "--http-port", "0", stdout=PIPE, stderr=DEVNULL
     )
     try:
         assert process.stdout is not None
