@@ -54,6 +54,7 @@ class Cluster:
         self._discovered: dict[str, Peer] = {}
         self._local: dict[str, LocalShard] = {}  # whose processes run
         self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
+        self._outdated: set[str] = set()  # peers that are measured anew, whatever is kept of them
         self._started = asyncio.Event()
         self._settled = asyncio.Event()
         self._failure: StartError | None = None
@@ -167,8 +168,16 @@ class Cluster:
         return tuple(profiles), {name: str(error) for name, error in failed.items()}
 
     async def _profile(self, peer: Peer, request: ProfileRequest, fresh: bool) -> DeviceProfile:
+        fresh = fresh or peer.name in self._outdated
         async with self.client(peer.name) as shard:
-            return profile_from_json(await shard.profile(request, fresh), peer.name)
+            profile = profile_from_json(await shard.profile(request, fresh), peer.name)
+        self._outdated.discard(peer.name)
+        return profile
+
+    def forget_measurements(self) -> None:
+        """Measure all devices and links again when they are needed next."""
+        self._outdated.update(self._peers)
+        self._links.clear()
 
     async def links(self, peers: tuple[Peer, ...]) -> tuple[LinkProfile, ...]:
         """The hop between each ordered pair of `peers`, over the best of its addresses.

@@ -213,6 +213,11 @@ class Coordinator:
         )
         return self._keep(prepared)
 
+    def forget_measurements(self) -> None:
+        """Let the next plan, and the library, measure all devices and links again."""
+        self._cluster.forget_measurements()
+        self.library.forget()
+
     async def replan(self, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
         """Plan again from what was measured for the last plan, without `excluded` and around `pins`.
 

@@ -136,6 +136,7 @@ class DnetApp(ServiceApp):
                 self._cluster = cluster
                 for peer in cluster.peers:
                     self._note(PeerJoined(peer))
+                self.greet(self._model)
                 self._load()
                 async for event in events:
                     self._note(event)
@@ -160,7 +161,15 @@ class DnetApp(ServiceApp):
 
     def load_model(self, model: str) -> None:
         self._model = model
+        self.remember_model(model)
         self._load()
+
+    def reload(self) -> None:
+        self._load()
+
+    @property
+    def cluster_view(self) -> ClusterView:
+        return self.view
 
     def action_escape(self) -> None:
         """Stop an answer; while a model loads and nothing else is to be stopped, cancel that, asking once."""
@@ -244,6 +253,7 @@ class DnetApp(ServiceApp):
 
     def watch_view(self, view: ClusterView) -> None:
         self._status.view = self._strip.view = self._devices.view = self._side.view = view
+        self.show_devices(view)
         self._side.log_lines = self._activity.lines
         self.conversation.is_ready = isinstance(view.model, Ready)
         self.conversation.problem = view.model.message if isinstance(view.model, Unusable) else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
@@ -17,24 +18,33 @@ from textual.app import SystemCommand
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.demo import models
 from dnet_core.demo.endpoint import demo_endpoint
+from dnet_core.files import replace_text
 from dnet_core.settings import paths
 from dnet_core.types.devices import Peer
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatOverrides
 from dnet_tui.cluster import Cluster
 from dnet_tui.history import History
+from dnet_tui.main import SAMPLE_MODEL
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.preferences import load_preferences
+from dnet_tui.screens.findings import Finding
 from dnet_tui.service_app import Services
 from dnet_tui.serving import Served
 from dnet_tui.wishes import EndpointWish
+
+log = logging.getLogger(__name__)
 
 DEMO_BADGE = "DEMO"
 
 
 def run_app(
-    model: str, options: ClusterOptions, overrides: ChatOverrides, endpoint: EndpointWish, log: Path
+    model: str | None,
+    options: ClusterOptions,
+    overrides: ChatOverrides,
+    endpoint: EndpointWish,
+    log_file: Path,
 ) -> tuple[str | None, int]:
     """Run the app to its end; return what ended it (None: the user) and the exit status."""
 
@@ -51,14 +61,46 @@ def run_app(
         async with api.endpoint(cluster, wish.host, wish.port, wish.api_keys) as served:
             yield served
 
-    services = Services(open_endpoint, endpoint, log=log)
+    async def examine() -> Sequence[Finding]:
+        doctor = await asyncio.to_thread(import_module, "dnet_core.doctor.main")
+        findings: Sequence[Finding] = await doctor.examine("dnet-tui", options)
+        return findings
+
+    chosen = paths().data / "model"
+    remembered = _read_model(chosen) if model is None else None
+    services = Services(
+        open_endpoint,
+        endpoint,
+        log=log_file,
+        examine=examine,
+        is_first_use=model is None and remembered is None,
+        remember=partial(_write_model, chosen),
+    )
+    model = model or remembered or SAMPLE_MODEL
     return _run(DnetApp(open_cluster, model, _personal(overrides, keeps_chats=True), services=services))
 
 
-def run_demo(num_macs: int, model: str | None, overrides: ChatOverrides, log: Path) -> tuple[str | None, int]:
+def _read_model(path: Path) -> str | None:
+    """Which model was chosen last; None before anybody has chosen one."""
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _write_model(path: Path, model: str) -> None:
+    try:
+        replace_text(path, model)
+    except OSError as error:
+        log.warning("the next start will not know of %s: %s", model, error)
+
+
+def run_demo(
+    num_macs: int, model: str | None, overrides: ChatOverrides, log_file: Path
+) -> tuple[str | None, int]:
     """Run the app over simulated Macs; otherwise like `run_app`."""
     personal = _personal(overrides, keeps_chats=False)
-    return _run(demo_app(num_macs, model, personal, log=log))
+    return _run(demo_app(num_macs, model, personal, log_file=log_file))
 
 
 def _personal(overrides: ChatOverrides, *, keeps_chats: bool) -> Personal:
@@ -80,7 +122,7 @@ def demo_app(
     model: str | None,
     personal: Personal,
     timing: Timing | None = None,
-    log: Path | None = None,
+    log_file: Path | None = None,
 ) -> DnetApp:
     """The app over `num_macs` simulated Macs; `model` None: one that shows what they are good for."""
     opened: list[Demo] = []
@@ -112,7 +154,7 @@ def demo_app(
         async with demo_endpoint(wish.host, wish.port, wish.api_keys) as served:
             yield served
 
-    services = Services(open_endpoint, badge=DEMO_BADGE, more_commands=commands, log=log)
+    services = Services(open_endpoint, badge=DEMO_BADGE, more_commands=commands, log=log_file)
     return DnetApp(open_cluster, model or models.for_macs(num_macs), personal, timing, services)
 
 

@@ -49,7 +49,8 @@ def options_parser() -> argparse.ArgumentParser:
     ring.add_argument(
         "--model",
         metavar="ID_OR_PATH",
-        help=f"Hugging Face id or local directory (default: the sample, {SAMPLE_MODEL})",
+        help="Hugging Face id or local directory"
+        f" (default: the one chosen last; at first the sample, {SAMPLE_MODEL})",
     )
     ring.add_argument(
         "--demo",
@@ -175,8 +176,7 @@ def _run(
             from dnet_tui import launch  # noqa: PLC0415  Textual is imported after the options are checked
 
             if options.demo is None:
-                model = options.model or SAMPLE_MODEL
-                fatal, code = launch.run_app(model, cluster, overrides, endpoint, log)
+                fatal, code = launch.run_app(options.model, cluster, overrides, endpoint, log)
             else:
                 fatal, code = launch.run_demo(options.demo, options.model, overrides, log)
     except OSError as error:

@@ -27,8 +27,11 @@ from dnet_tui.librarian import Library, ModelLibrarian
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal, PersonalApp
 from dnet_tui.screens.endpoint import EndpointScreen
+from dnet_tui.screens.findings import DoctorScreen, Examine, LogScreen
+from dnet_tui.screens.join import JoinScreen
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served
+from dnet_tui.state import ClusterView
 from dnet_tui.wishes import EndpointWish
 from dnet_tui.work import Work
 
@@ -37,7 +40,17 @@ SERVICE_BINDINGS: list[BindingType] = [
             tooltip="Choose a model: what is here, what is known, what the hub has"),
     Binding("f4", "endpoint", "Endpoint", id="endpoint.toggle", show=False,
             tooltip="Switch the OpenAI endpoint on or off; the chat goes on"),
+    Binding("f5", "measure", "Measure again", id="cluster.measure", show=False,
+            tooltip="Look for devices, measure them again and place the model anew"),
+    Binding("f9", "join", "Add a device", id="cluster.join", show=False,
+            tooltip="The command for another device, and what has to hold there"),
 ]  # fmt: skip
+
+
+_WELCOME = (
+    "Welcome. The sample model is being loaded and can be asked at once; esc goes there. These run better:\n"
+    "what fits is computed for the devices that are here. F9 adds another device."
+)
 
 
 @asynccontextmanager
@@ -58,6 +71,11 @@ class Services:
     badge: str = ""
     more_commands: Callable[[], Iterable[SystemCommand]] = tuple
     log: Path | None = None
+    examine: Examine | None = None
+    is_first_use: bool = False
+    """Whether nobody has chosen a model yet: then the picker opens once."""
+    remember: Callable[[str], None] | None = None
+    """Keeps which model was chosen, for the next start."""
 
 
 class ServiceApp(PersonalApp):
@@ -174,6 +192,53 @@ class ServiceApp(PersonalApp):
     def show_endpoint(self, state: EndpointState) -> None:
         """Called with every new state; the subclass has the status line."""
 
+    # --- devices, doctor, log ---------------------------------------------------------------------------
+
+    def greet(self, model: str) -> None:
+        """The cluster is open: the first time, offer models; `model` can be asked meanwhile."""
+        if self._services.is_first_use:
+            self.remember_model(model)
+            self.open_models(_WELCOME)
+
+    def remember_model(self, model: str) -> None:
+        """Load `model` at the next start, unless another is asked for."""
+        if self._services.remember is not None:
+            self._services.remember(model)
+
+    def action_measure(self) -> None:
+        if self._cluster is None:
+            return
+        if self.conversation.is_answering:
+            self.notify("An answer is being written: esc stops it, then F5 measures.", severity="warning")
+            return
+        self._cluster.forget_measurements()
+        self.reload()
+
+    def reload(self) -> None:
+        """Place the model anew."""
+        raise NotImplementedError
+
+    def action_join(self) -> None:
+        if self._cluster is not None and not isinstance(self.screen, JoinScreen):
+            self.push_screen(JoinScreen(self._cluster.cluster_key, self.cluster_view))
+
+    @property
+    def cluster_view(self) -> ClusterView:
+        raise NotImplementedError
+
+    def show_devices(self, view: ClusterView) -> None:
+        """The devices have changed."""
+        if isinstance(self.screen, JoinScreen):
+            self.screen.view = view
+
+    def open_doctor(self) -> None:
+        if self._services.examine is not None:
+            self.push_screen(DoctorScreen(self._services.examine))
+
+    def open_log(self) -> None:
+        if self._services.log is not None:
+            self.push_screen(LogScreen(self._services.log))
+
     # --- quitting, palette ------------------------------------------------------------------------------
 
     def what_stops(self) -> tuple[str, ...]:
@@ -198,4 +263,8 @@ class ServiceApp(PersonalApp):
             )
         panel = "Its address, a curl command, requests in flight, last errors"
         yield SystemCommand("Endpoint panel", panel, self.action_endpoint_panel)
+        if self._services.examine is not None:
+            yield SystemCommand("Doctor", "What is wrong here, and what to do", self.open_doctor)
+        if self._services.log is not None:
+            yield SystemCommand("Open log", "What the program and its libraries wrote", self.open_log)
         yield from self._services.more_commands()

@@ -224,6 +224,11 @@ class DemoCluster:
 
     # ---- plan ----
 
+    cluster_key = "demo-key-of-no-cluster"
+
+    def forget_measurements(self) -> None:
+        """Simulated Macs are what they are."""
+
     @property
     def prepared(self) -> Prepared | None:
         """The plan that was made last, loaded or not."""

@@ -20,6 +20,7 @@ import pytest
 from dnet_core.settings import child_environment
 
 COMMAND = Path(sys.executable).parent / "dnet-tui"
+SAMPLE = "smollm2-135m-instruct"
 READY_S = 120.0
 ANSWER_S = 120.0
 QUICK_S = 30.0  # a deadline, not a target: the machine may be busy
@@ -97,7 +98,9 @@ def terminal(home: Path) -> Iterator[Terminal]:
 
 
 def start(terminal: Terminal, *options: str) -> None:
-    terminal.type(" ".join([str(COMMAND), "--no-mdns", *options]) + "; echo exit=$?")
+    """Start the command with the sample model, unless `options` name another."""
+    model = () if "--model" in options or "--demo" in options else ("--model", SAMPLE)
+    terminal.type(" ".join([str(COMMAND), "--no-mdns", *model, *options]) + "; echo exit=$?")
     terminal.press("Enter")
 
 
@@ -126,11 +129,11 @@ def test_start_ask_resize_stop_quit(terminal: Terminal, home: Path) -> None:
     assert "tok/s" in screen.splitlines()[0]
 
     terminal.resize(120, 40)
-    screen = terminal.until("cards", lambda s: "in memory" in s, QUICK_S)
+    screen = terminal.until("cards", lambda s: "in RAM" in s, QUICK_S)
     assert "Paris" in screen
     assert len(screen.splitlines()) == 40
     terminal.resize(70, 20)
-    terminal.until("small screen", lambda s: "in memory" not in s and "Paris" in s, QUICK_S)
+    terminal.until("small screen", lambda s: "in RAM" not in s and "Paris" in s, QUICK_S)
 
     terminal.type("Write a very long story about a ship, at least two thousand words.")
     terminal.press("Enter")
@@ -150,6 +153,53 @@ def test_start_ask_resize_stop_quit(terminal: Terminal, home: Path) -> None:
     screen = terminal.until("echo", lambda s: s.count("tty-checked") == 2, QUICK_S, running=False)
     assert "\n1\n" in screen, "what is typed is shown again"
     assert "Traceback" not in (home / "logs" / "dnet-tui.log").read_text(encoding="utf-8")
+
+
+def test_the_first_start_offers_models_and_the_endpoint_answers_curl(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    """As a new user: no option, a home without anything in it."""
+    terminal.type(f"export DNET_HOME={tmp_path}; {COMMAND} --no-mdns --http-port 0; echo exit=$?")
+    terminal.press("Enter")
+    terminal.until("welcome", lambda s: "Welcome." in s and SAMPLE in s, READY_S)
+    terminal.press("Escape")
+    terminal.until("model", lambda s: "● 1 device" in s, READY_S)
+    terminal.press("F4")
+    screen = terminal.until("address", lambda s: "OPENAI_BASE_URL=" in s, QUICK_S)
+    url = re.search(r"OPENAI_BASE_URL=(http://127\.0\.0\.1:\d+/v1)", screen)
+    assert url is not None, screen
+    terminal.press("Escape")
+    body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 12, "temperature": 0}'
+    done = subprocess.run(
+        ["curl", "-s", f"{url[1]}/chat/completions", "-H", "content-type: application/json", "-d", body],
+        check=True, capture_output=True, text=True, timeout=ANSWER_S,
+    )  # fmt: skip
+    assert "Paris" in done.stdout
+    terminal.until("endpoint", lambda s: "API :" in s.splitlines()[0], QUICK_S)
+    terminal.press("C-q")
+    terminal.until("question", lambda s: "is switched off" in s, QUICK_S)
+    terminal.press("Enter")
+    terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
+    gone = subprocess.run(
+        ["curl", "-s", f"{url[1]}/models"], check=False, capture_output=True, timeout=QUICK_S
+    )
+    assert gone.returncode == 7, "nothing listens any more"
+    terminal.type(f"{COMMAND} --no-mdns; echo exit=$?")
+    terminal.press("Enter")
+    terminal.until("second start", lambda s: "● 1 device" in s and "Welcome." not in s, READY_S)
+    terminal.press("C-q")
+    terminal.until("shell", lambda s: s.count("exit=0") == 2, QUICK_S)
+
+
+def test_the_demonstration_runs_in_a_terminal(terminal: Terminal) -> None:
+    start(terminal, "--demo", "2", "--model", "mlx-community/Qwen3-30B-A3B-4bit")
+    terminal.until("model", lambda s: "DEMO" in s and "● 2 devices" in s, READY_S)
+    terminal.type("What is the capital of France?")
+    terminal.press("Enter")
+    terminal.until("answer", lambda s: "Paris" in s and "✓" in s, QUICK_S)
+    assert terminal.shards() == [], "nothing is started"
+    terminal.press("C-q")
+    terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
 
 
 def test_a_model_that_is_not_there_is_said_in_the_chat(terminal: Terminal) -> None:
