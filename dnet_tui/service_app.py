@@ -12,11 +12,12 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError, PortTaken, StartError
@@ -46,6 +47,8 @@ SERVICE_BINDINGS: list[BindingType] = [
             tooltip="The command for another device, and what has to hold there"),
 ]  # fmt: skip
 
+
+Panel = TypeVar("Panel", bound=Screen[None])
 
 _WELCOME = (
     "Welcome. The sample model is being loaded and can be asked at once; esc goes there. These run better:\n"
@@ -98,6 +101,11 @@ class ServiceApp(PersonalApp):
         """Load `model` instead of what is loaded or loading."""
         raise NotImplementedError
 
+    def _top(self, kind: type[Panel]) -> Panel | None:
+        """The screen on top, if it is of this kind; an app that ends has none."""
+        top = self.screen_stack[-1] if self.screen_stack else None
+        return top if isinstance(top, kind) else None
+
     # --- models -----------------------------------------------------------------------------------------
 
     def action_models(self) -> None:
@@ -105,7 +113,7 @@ class ServiceApp(PersonalApp):
 
     def open_models(self, intro: str = "") -> None:
         """Show the model picker, below `intro`."""
-        if not isinstance(self.screen, ModelPicker):
+        if self._top(ModelPicker) is None:
             picker = ModelPicker(self._librarian, self._librarian.catalogue, intro, blink=self._timing.blink)
             self.push_screen(picker, self._close_models)
             self._librarian.open()
@@ -114,8 +122,9 @@ class ServiceApp(PersonalApp):
         self._librarian.close()
 
     def _show_catalogue(self, catalogue: Catalogue) -> None:
-        if isinstance(self.screen, ModelPicker):
-            self.screen.catalogue = catalogue
+        picker = self._top(ModelPicker)
+        if picker is not None:
+            picker.catalogue = catalogue
 
     def _library(self) -> Library | None:
         return self._cluster.library if self._cluster is not None else None
@@ -126,8 +135,9 @@ class ServiceApp(PersonalApp):
 
     def tick_picker(self) -> None:
         """Time has passed: a transfer may have stalled."""
-        if isinstance(self.screen, ModelPicker):
-            self.screen.now_s = self._timing.clock()
+        picker = self._top(ModelPicker)
+        if picker is not None:
+            picker.now_s = self._timing.clock()
 
     # --- the endpoint -----------------------------------------------------------------------------------
 
@@ -140,7 +150,7 @@ class ServiceApp(PersonalApp):
             self.action_endpoint_panel()
 
     def action_endpoint_panel(self) -> None:
-        if not isinstance(self.screen, EndpointScreen):
+        if self._top(EndpointScreen) is None:
             badge = self._services.badge
             note = f"{badge}: nothing listens here" if badge else ""
             self.push_screen(EndpointScreen(self, self.endpoint, note))
@@ -186,8 +196,9 @@ class ServiceApp(PersonalApp):
     def _show_endpoint(self, state: EndpointState) -> None:
         self.endpoint = state
         self.show_endpoint(state)
-        if isinstance(self.screen, EndpointScreen):
-            self.screen.state = state
+        panel = self._top(EndpointScreen)
+        if panel is not None:
+            panel.state = state
 
     def show_endpoint(self, state: EndpointState) -> None:
         """Called with every new state; the subclass has the status line."""
@@ -219,7 +230,7 @@ class ServiceApp(PersonalApp):
         raise NotImplementedError
 
     def action_join(self) -> None:
-        if self._cluster is not None and not isinstance(self.screen, JoinScreen):
+        if self._cluster is not None and self._top(JoinScreen) is None:
             self.push_screen(JoinScreen(self._cluster.cluster_key, self.cluster_view))
 
     @property
@@ -228,8 +239,9 @@ class ServiceApp(PersonalApp):
 
     def show_devices(self, view: ClusterView) -> None:
         """The devices have changed."""
-        if isinstance(self.screen, JoinScreen):
-            self.screen.view = view
+        panel = self._top(JoinScreen)
+        if panel is not None:
+            panel.view = view
 
     def open_doctor(self) -> None:
         if self._services.examine is not None:

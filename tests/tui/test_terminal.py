@@ -169,7 +169,8 @@ def test_the_first_start_offers_models_and_the_endpoint_answers_curl(
     url = re.search(r"OPENAI_BASE_URL=(http://127\.0\.0\.1:\d+/v1)", screen)
     assert url is not None, screen
     terminal.press("Escape")
-    body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 12, "temperature": 0}'
+    question = '{"role": "user", "content": "What is the capital of France?"}'
+    body = f'{{"messages": [{question}], "max_tokens": 12, "temperature": 0}}'
     done = subprocess.run(
         ["curl", "-s", f"{url[1]}/chat/completions", "-H", "content-type: application/json", "-d", body],
         check=True, capture_output=True, text=True, timeout=ANSWER_S,
