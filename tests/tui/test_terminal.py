@@ -187,9 +187,11 @@ def test_the_first_start_offers_models_and_the_endpoint_answers_curl(
     assert gone.returncode == 7, "nothing listens any more"
     terminal.type(f"{COMMAND} --no-mdns; echo exit=$?")
     terminal.press("Enter")
-    terminal.until("second start", lambda s: "● 1 device" in s and "Welcome." not in s, READY_S)
+    terminal.until(
+        "second start", lambda s: "● 1 device" in s and "Welcome." not in s, READY_S, running=False
+    )
     terminal.press("C-q")
-    terminal.until("shell", lambda s: s.count("exit=0") == 2, QUICK_S)
+    terminal.until("shell", lambda s: s.count("exit=0") == 2, QUICK_S, running=False)
 
 
 def test_the_demonstration_runs_in_a_terminal(terminal: Terminal) -> None:
