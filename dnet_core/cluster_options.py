@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dnet_core.errors import StartError
 from dnet_core.memory_option import MemoryLimit, memory_limit
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--grpc-port",
         type=int,
-        default=0,
         metavar="PORT",
         help="where other devices reach the shard here (default: any free port)",
     )
@@ -93,7 +93,10 @@ def read_cluster_options(options: argparse.Namespace) -> ClusterOptions:
         mdns=not options.no_mdns,
         memory=options.memory,
     )
-    return replace(found, grpc_port=options.grpc_port) if found.looks_around else found
+    if options.grpc_port is not None and not (found.looks_around and found.local_shards):
+        lack = "looks for none: leave out --no-mdns, or add --peer" if found.local_shards else "has no shard"
+        raise StartError(f"--grpc-port is for other devices, but this head {lack}")
+    return replace(found, grpc_port=options.grpc_port or 0) if found.looks_around else found
 
 
 def _count(text: str) -> int:

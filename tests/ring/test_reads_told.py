@@ -25,13 +25,19 @@ ANSWER_TOKENS = 6
 NUM_BUFFERS = 2
 
 
-async def test_reads_of_every_lap(rings: Rings, models: Path) -> None:
+@pytest.mark.parametrize(
+    ("ends", "rounds", "streams", "own"),
+    [([4, 8], 1, (0, 1, 2, 3, 5, 6, 7), (4, 3)), ([2, 4, 6, 8], 2, (0, 1, 2, 4, 5, 6, 7), (4, 3))],
+)
+async def test_reads_of_every_lap(
+    ends: list[int], rounds: int, streams: tuple[int, ...], own: tuple[int, int], rings: Rings, models: Path
+) -> None:
     model = write_large_random_model(models / "reads", layers=LAYERS, hidden=128, vocab=512)
     layer_bytes = parameter_bytes(open_model(model, "tiny").layers[0])
     ring = await rings(2)
     first, second = (peer.name for peer in ring.peers)
-    plan = ring_plan(model, ring.peers, [4, 8], 1, (0, 1, 2, 3, 5, 6, 7), NUM_BUFFERS)
-    streamed = {first: 4, second: 3}
+    plan = ring_plan(model, ring.peers, ends, rounds, streams, NUM_BUFFERS)
+    streamed = dict(zip((first, second), own, strict=True))
     async with (
         endpoint(ring, "127.0.0.1", 0) as served,
         httpx2.AsyncClient(base_url=served.url) as raw,
@@ -52,11 +58,11 @@ async def test_reads_of_every_lap(rings: Rings, models: Path) -> None:
         shown = await metrics(raw)
     passes = 2 + len(answer)  # the prompt is two chunks and its last token, which gives the first one
     for name, status in statuses.items():
-        own = streamed[name]
-        assert (status.num_resident, status.num_streamed) == (4 - own, own)
+        num_streamed = streamed[name]
+        assert (status.num_resident, status.num_streamed) == (4 - num_streamed, num_streamed)
         assert status.read_bytes % layer_bytes == 0
         # A read that had begun when a lap was told is told with the next one.
-        assert abs(told[name] - passes * own * layer_bytes) <= NUM_BUFFERS * layer_bytes
+        assert abs(told[name] - passes * num_streamed * layer_bytes) <= NUM_BUFFERS * layer_bytes
         assert told[name] < status.read_bytes, "warming has read, too, for no lap"
         assert 0 < seconds[name] < status.read_s
         labels = f'{{device="{name}"}}'
@@ -66,8 +72,8 @@ async def test_reads_of_every_lap(rings: Rings, models: Path) -> None:
         assert shown[f"dnet_disk_read_bytes_per_second{labels}"] == pytest.approx(speed)
         assert 0 <= shown[f"dnet_disk_overlap_ratio{labels}"] < 1
         assert shown[f"dnet_disk_stall_seconds_total{labels}"] > 0
-        assert shown[f"dnet_layers_resident{labels}"] == 4 - own
-        assert shown[f"dnet_layers_streamed{labels}"] == own
+        assert shown[f"dnet_layers_resident{labels}"] == 4 - num_streamed
+        assert shown[f"dnet_layers_streamed{labels}"] == num_streamed
         assert shown[f"dnet_memory_budget_bytes{labels}"] == status.budget_bytes > 0
         assert shown[f"dnet_memory_active_bytes{labels}"] > 0
 

@@ -38,6 +38,8 @@ def test_every_chat_option_reaches_the_settings() -> None:
         (["--peer", "mini:99999"], "99999 is not a port"),
         (["--hostfile", "/no/such/file"], "/no/such/file"),
         (["--no-local-shard", "--no-mdns"], "needs at least one --peer"),
+        (["--grpc-port", "58081", "--no-mdns"], "leave out --no-mdns, or add --peer"),
+        (["--grpc-port", "58081", "--no-local-shard"], "this head has no shard"),
         (["--demo", "17"], "between 1 and 16"),
         (["--temp", "0"], "unrecognized arguments"),
     ],
