@@ -89,6 +89,11 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     return keys
 
 
+def has_own_screen() -> bool:
+    """Whether something else than a terminal shows the screen: a browser, through textual-serve."""
+    return bool(os.environ.get("TEXTUAL_DRIVER"))
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a child process: this one's with `changes`."""
     return {**os.environ, **changes}

@@ -15,7 +15,7 @@ from typing import NoReturn
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
-from dnet_core.settings import paths, read_keys
+from dnet_core.settings import has_own_screen, paths, read_keys
 from dnet_tui.chat import ChatOverrides
 from dnet_tui.wishes import EndpointWish
 
@@ -162,7 +162,7 @@ def main() -> NoReturn:
         parser.error(str(error))
     if cluster.local_shards == 0 and not cluster.looks_around:
         parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
-    if not sys.stdin.isatty() or not sys.stderr.isatty():
+    if not has_own_screen() and not (sys.stdin.isatty() and sys.stderr.isatty()):
         _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
     sys.exit(_run(options, cluster, overrides, endpoint))
 

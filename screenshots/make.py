@@ -1,4 +1,4 @@
-"""Take the pictures in this folder from the running application: `uv run python -m screenshots.make [NAME ...]`.
+"""Take the pictures in this folder from the running application: `uv run python -m screenshots.make [NAME]`.
 
     chat          a real ring of two local shards and the sample model at temperature 0: nothing is made up
     cluster       four simulated Macs generating (marked DEMO)

@@ -234,6 +234,29 @@ def test_nothing_is_left_when_the_terminal_is_closed(terminal: Terminal) -> None
     assert psutil.wait_procs(everything, timeout=QUICK_S)[1] == []
 
 
+def test_a_browser_needs_no_terminal(tmp_path: Path) -> None:
+    """As textual-serve starts it: the screen goes out through pipes."""
+    environment = child_environment(
+        TEXTUAL_DRIVER="textual.drivers.web_driver:WebDriver",
+        COLUMNS="80",
+        ROWS="24",
+        DNET_HOME=str(tmp_path),
+    )
+    command = [COMMAND, "--demo", "1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdout is not None
+        seen = b""
+        while b"DEMO" not in seen:
+            news = process.stdout.read1(65536)
+            assert news, f"it ended: {seen!r}"
+            seen += news
+        process.terminate()
+        process.stdout.read()
+    assert b"__GANGLION__" in seen
+
+
 def test_without_a_terminal_it_says_so() -> None:
     done = subprocess.run(
         [COMMAND], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
