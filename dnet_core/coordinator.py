@@ -30,6 +30,7 @@ from dnet_core.events import (
     ModelLoaded,
     ModelUnloaded,
     PeerJoined,
+    PeerLeft,
     PeerOffered,
     PlanMade,
     PlanStarted,
@@ -84,6 +85,7 @@ class Coordinator:
         self._known: Prepared | None = None  # with which the loaded model was placed, every device then there
         self._recovery: asyncio.Task[None] | None = None
         self._lost: set[str] = set()  # by the loaded ring, and those before it since the model was loaded
+        self._told_back: set[str] = set()  # those of them of which it has been told that they are back
         self._holders: set[str] = set()  # devices that may hold weights
         self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
@@ -95,6 +97,8 @@ class Coordinator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ring is not None:  # answers that wait for the next ring wait for nothing
+            self._ring.driver.give_up(NotReady("the coordinator has ended"))
         await self._tasks.__aexit__(kind, error, trace)
 
     # ---- events ----
@@ -119,8 +123,10 @@ class Coordinator:
     def _hear(self, event: Event) -> None:
         """Take what the cluster tells; a device that is back is offered."""
         self._emit(event)
-        if isinstance(event, PeerJoined) and event.peer.name in self.offered and not self._is_recovering:
-            self._offer(event.peer.name)
+        if isinstance(event, PeerLeft):
+            self._told_back.discard(event.name)
+        if isinstance(event, PeerJoined) and not self._is_recovering:
+            self._offer()
         if isinstance(event, PeerJoined) and event.peer.cannot_join is None:
             self._telemetry.watch(event.peer)
 
@@ -325,6 +331,7 @@ class Coordinator:
         if ring is None:
             return
         self._lost.clear()
+        self._told_back.clear()
         ring.driver.give_up(why)
         await ring.held.release()
         await self._free()
@@ -356,6 +363,7 @@ class Coordinator:
             raise NotReady("no device is back that the loaded model had lost")
         returned = self.offered
         self._lost.difference_update(returned)
+        self._told_back.difference_update(returned)
         ring.driver.finish(PeerReturned(returned))
         self._recovery = self._tasks.start(self._recover(ring))
         await asyncio.shield(ring.driver.successor)
@@ -366,9 +374,8 @@ class Coordinator:
         return self._recovery is not None and not self._recovery.done()
 
     def _stop_recovery(self) -> None:
-        if (
-            self._recovery is not None and self._ring is not None
-        ):  # else it gives up already, and frees shards
+        """Let no recovery go on; one that gives up already (there is no ring) frees the shards first."""
+        if self._recovery is not None and self._ring is not None:
             self._recovery.cancel()
 
     def _serve(self, ring: Ring) -> None:
@@ -415,12 +422,14 @@ class Coordinator:
             self._emit(Recovered(plan, seconds, found.solve_s, found.load_s))
             ring.driver.successor.set_result(found.ring.driver)
             self._serve(found.ring)
-        for name in self.offered:
-            self._offer(name)
+        self._offer()
 
-    def _offer(self, name: str) -> None:
-        if self._ring is not None:
-            self._emit(PeerOffered(name, self._ring.loaded.model))
+    def _offer(self) -> None:
+        """Tell of devices that are back, of each once."""
+        for name in self.offered:
+            if self._ring is not None and name not in self._told_back:
+                self._told_back.add(name)
+                self._emit(PeerOffered(name, self._ring.loaded.model))
 
     # ---- generate ----
 

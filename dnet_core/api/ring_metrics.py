@@ -15,6 +15,8 @@ from dnet_core.events import (
     LoadFailed,
     ModelLoaded,
     PeerLeft,
+    Recovered,
+    RingLost,
     SessionEnded,
     SessionStarted,
 )
@@ -96,6 +98,10 @@ class RingMetrics:
                 self._counts["loads_total", (("result", "loaded"),)] += 1
             case LoadFailed():
                 self._counts["loads_total", (("result", "failed"),)] += 1
+            case RingLost():
+                self._counts["rings_lost_total", ()] += 1
+            case Recovered():
+                self._counts["recoveries_total", ()] += 1
             case PeerLeft():
                 self._counts["devices_lost_total", ()] += 1
             case _:

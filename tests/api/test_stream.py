@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
@@ -127,6 +128,9 @@ async def test_a_stream_outlives_its_shards_but_the_last(tmp_path: Any) -> None:
         assert ring.loaded is not None
         assert [assignment.peer for assignment in ring.loaded.plan.assignments] == names[1:]
         assert not served.activity.last_errors
+        async with httpx2.AsyncClient(base_url=served.url.removesuffix("/v1")) as raw:
+            metrics = (await raw.get("/metrics")).text.splitlines()
+        assert {"dnet_rings_lost_total 1", "dnet_recoveries_total 1"} <= set(metrics)
 
         stream, is_alive = await ask(8000), True
         with pytest.raises(openai.APIError) as caught:

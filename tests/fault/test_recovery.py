@@ -264,6 +264,18 @@ async def test_an_answer_that_is_given_up_while_it_waits(ring: Coordinator, mode
     await check_whole(ring, model)
 
 
+async def test_a_coordinator_that_ends_ends_answers_that_wait(model: Path) -> None:
+    reader = Reader()
+    async with Coordinator(ClusterOptions(local_shards=2)) as ring:
+        await ring.load(str(model), None, CHUNK)
+        reading = asyncio.ensure_future(reader.read(ring, PROMPT, GREEDY))
+        await reader.until(TokenText, 3)
+        kill(ring, 0)
+        await reader.until(Paused, 1)
+    with pytest.raises(NotReady, match="has ended"):
+        await reading
+
+
 async def test_unloading_ends_answers_that_wait(ring: Coordinator, model: Path) -> None:
     reader = Reader()
     reading = asyncio.ensure_future(reader.read(ring, PROMPT, GREEDY))
