@@ -85,7 +85,7 @@ class Coordinator:
         self._known: Prepared | None = None  # with which the loaded model was placed, every device then there
         self._recovery: asyncio.Task[None] | None = None
         self._lost: set[str] = set()  # by the loaded ring, and those before it since the model was loaded
-        self._told_back: set[str] = set()  # those of them of which it has been told that they are back
+        self._back: dict[str, bool] = {}  # those of them that are back, and whether that has been told
         self._holders: set[str] = set()  # devices that may hold weights
         self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
@@ -124,11 +124,12 @@ class Coordinator:
         """Take what the cluster tells; a device that is back is offered."""
         self._emit(event)
         if isinstance(event, PeerLeft):
-            self._told_back.discard(event.name)
-        if isinstance(event, PeerJoined) and not self._is_recovering:
-            self._offer()
+            self._back.pop(event.name, None)
         if isinstance(event, PeerJoined) and event.peer.cannot_join is None:
             self._telemetry.watch(event.peer)
+            if event.peer.name in self._lost:
+                self._back.setdefault(event.peer.name, False)
+                self._offer()
 
     def _emit(self, event: Event) -> None:
         self._tell(event)
@@ -331,7 +332,7 @@ class Coordinator:
         if ring is None:
             return
         self._lost.clear()
-        self._told_back.clear()
+        self._back.clear()
         ring.driver.give_up(why)
         await ring.held.release()
         await self._free()
@@ -347,7 +348,7 @@ class Coordinator:
     @property
     def offered(self) -> tuple[str, ...]:
         """Devices that the loaded model has lost and that are back: `take_in` lets them take part again."""
-        return tuple(peer.name for peer in self.peers if peer.name in self._lost and peer.cannot_join is None)
+        return tuple(self._back)
 
     async def take_in(self) -> LoadedModel:
         """Place the loaded model anew, with the devices that are `offered`; answers pause meanwhile.
@@ -363,7 +364,7 @@ class Coordinator:
             raise NotReady("no device is back that the loaded model had lost")
         returned = self.offered
         self._lost.difference_update(returned)
-        self._told_back.difference_update(returned)
+        self._back.clear()
         ring.driver.finish(PeerReturned(returned))
         self._recovery = self._tasks.start(self._recover(ring))
         await asyncio.shield(ring.driver.successor)
@@ -425,11 +426,12 @@ class Coordinator:
         self._offer()
 
     def _offer(self) -> None:
-        """Tell of devices that are back, of each once."""
-        for name in self.offered:
-            if self._ring is not None and name not in self._told_back:
-                self._told_back.add(name)
-                self._emit(PeerOffered(name, self._ring.loaded.model))
+        """Tell of devices that are back, of each once; while layers move nobody could be taken in."""
+        if self._ring is None or self._changing.locked():
+            return
+        for name in [name for name, is_told in self._back.items() if not is_told]:
+            self._back[name] = True
+            self._emit(PeerOffered(name, self._ring.loaded.model))
 
     # ---- generate ----
 

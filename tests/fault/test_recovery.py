@@ -23,13 +23,14 @@ from dnet_core.events import (
     LoadStarted,
     ModelUnloaded,
     PeerJoined,
+    PeerLeft,
     PeerOffered,
     Recovered,
     RecoveryStarted,
     RingLost,
 )
 from dnet_core.memory_option import memory_limit
-from dnet_core.planning import Wishes
+from dnet_core.planning import Prepared, Wishes, plan_on
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.transport import grpc_link
 from dnet_core.types.generation import (
@@ -379,11 +380,31 @@ async def test_nobody_is_left(model: Path) -> None:
         await check_whole(ring, model)
 
 
+def least_megabytes(prepared: Prepared, names: tuple[str, ...]) -> int:
+    """The memory that each of these devices needs, if the others were not there."""
+
+    def fits(megabytes: int) -> bool:
+        devices = [replace(d, memory_budget_bytes=megabytes * 10**6) for d in prepared.request.devices]
+        request = replace(prepared.request, devices=tuple(devices))
+        try:
+            plan_on(replace(prepared, request=request), names, prepared.solution.plan)
+        except InfeasiblePlan:
+            return False
+        return True
+
+    return next(megabytes for megabytes in range(1, 10_000) if fits(megabytes))
+
+
 async def test_survivors_that_cannot_hold_the_model(models: Path) -> None:
     """Three can, two cannot: the answer ends with what is missing, and nothing stays loaded."""
     model = write_tiny_model("llama", models / "long", overrides={"max_position_embeddings": 1 << 17})
     wishes = Wishes(context_tokens=1 << 17)
-    budget = memory_limit("40MB")
+    async with Coordinator(ClusterOptions(local_shards=3), wishes) as ring:
+        prepared = await ring.prepare(str(model))
+    names = tuple(device.peer for device in prepared.request.devices)
+    enough = least_megabytes(prepared, names)
+    assert enough < least_megabytes(prepared, names[1:])
+    budget = memory_limit(f"{enough}MB")
     async with Coordinator(ClusterOptions(local_shards=3, memory=budget), wishes) as ring:
         await ring.load(str(model), None, CHUNK)
         reader = Reader()
@@ -435,6 +456,8 @@ async def test_a_shard_that_hangs_is_lost_like_one_that_is_gone(
         process.send_signal(signal.SIGSTOP)
         await reader.until(GenerationDone, 1)
         assert reader.tokens == expected(model, PROMPT, GREEDY)
+        await listener.until(PeerLeft)  # by now it has not been offered
+        assert not any(isinstance(event, PeerOffered) for event in listener.told)
         process.send_signal(signal.SIGCONT)
         assert await listener.until(PeerOffered) == PeerOffered(name, str(model))
         await ring.take_in()
