@@ -1,6 +1,7 @@
 """A model that is larger than memory: what streaming from disk costs, against the disk and against mlx-lm.
 
-    uv run python -m benchmarks.streaming [--layers L] [--hidden H] [--budget-mb B] [--tokens N] [--soak N]
+    uv run python -m benchmarks.streaming [--layers L] [--hidden H] [--budget-mb B] [--tokens N]
+                                          [--own-disks MB_PER_S] [--soak N]
 
 A llama of random weights, four times as large as the budget of a shard, runs on rings of one and two local
 shards, with one round and more, with one buffer (nothing is read ahead) and more. Reads are cold: the shard
@@ -8,6 +9,10 @@ drops the pages of what it has read (posix_fadvise DONTNEED), and the bytes that
 device are printed to show it. As root with cgroup v1 every shard runs under a cap of budget + 10 %, and so
 does plain mlx-lm with the same model. `bound` is the larger of streamed bytes / disk speed and of compute +
 hops.
+
+Shards of one machine share its disk, so that several of them read no faster than one and rounds gain
+nothing. `--own-disks` gives each shard a disk of its own, as several machines have: one of so many MB/s, by
+throttling its reads (cgroup v1, blkio; it must be less than the real disk's share of each shard).
 """
 
 from __future__ import annotations
@@ -23,8 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -47,9 +52,8 @@ from dnet_core.types.generation import SamplingParams, TokenText
 from tests.ring_tools import ring_plan
 from tests.tiny_models import write_large_random_model
 
-CGROUPS = Path("/sys/fs/cgroup/memory")
+CGROUPS = Path("/sys/fs/cgroup")
 CHUNK_TOKENS = 64
-SOAK_ANSWER_TOKENS = 250
 
 PROCESS_BYTES = 200_000_000
 """What a shard takes before it holds a weight: Python, MLX, gRPC; and the activations of a chunk."""
@@ -83,6 +87,7 @@ class Case:
 class Result:
     seconds_per_token: float
     streamed_bytes: int  # per token, by the plan
+    most_streamed_bytes: int  # the same of the shard that streams most
     device_bytes: float  # per token, by the processes' own count
     compute_s: float  # per token, with hops
     wait_s: float
@@ -90,21 +95,33 @@ class Result:
 
 
 @contextmanager
-def cap(name: str, num_bytes: int) -> Iterator[Path | None]:
-    """A memory cgroup of `num_bytes`; None where there are none for us."""
-    folder = CGROUPS / f"dnet-benchmark-{os.getpid()}-{name}"
+def cgroup(controller: str, name: str, setting: str, value: str) -> Iterator[Path | None]:
+    """The file of a new cgroup that takes processes; None where there are none for us."""
+    folder = CGROUPS / controller / f"dnet-benchmark-{os.getpid()}-{name}"
     try:
         folder.mkdir()
     except OSError:
         yield None
         return
     try:
-        (folder / "memory.limit_in_bytes").write_text(str(num_bytes))
+        (folder / setting).write_text(value)
         yield folder / "cgroup.procs"
     finally:
         while (folder / "cgroup.procs").read_text():
             time.sleep(0.05)
         folder.rmdir()
+
+
+def cap(name: str, num_bytes: int) -> AbstractContextManager[Path | None]:
+    """A memory cgroup of `num_bytes`."""
+    return cgroup("memory", name, "memory.limit_in_bytes", str(num_bytes))
+
+
+def own_disk(name: str, on: Path, bytes_per_s: int) -> AbstractContextManager[Path | None]:
+    """Reads of the disk that `on` lies on, no faster than `bytes_per_s`."""
+    device = os.stat(on).st_dev  # noqa: PTH116 - its number
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return cgroup("blkio", name, "blkio.throttle.read_bps_device", f"{number} {bytes_per_s}")
 
 
 def shard_processes() -> list[psutil.Process]:
@@ -158,7 +175,13 @@ async def answer(ring: Coordinator, tokens: int) -> list[tuple[float, TokenText]
 
 
 async def measure(
-    case: Case, model: Path, layers: int, layer_bytes: int, budget_bytes: int, tokens: int
+    case: Case,
+    model: Path,
+    layers: int,
+    layer_bytes: int,
+    budget_bytes: int,
+    tokens: int,
+    disk_bytes_per_s: int | None,
 ) -> Result:
     """Fill each shard's budget with resident layers, stream the rest, and time a few tokens."""
     per_shard = layers // case.shards
@@ -177,6 +200,10 @@ async def measure(
             procs = caps.enter_context(cap(str(shard.pid), int(budget_bytes * 1.1)))
             if procs is not None:
                 procs.write_text(str(shard.pid))
+            if disk_bytes_per_s is not None:
+                procs = caps.enter_context(own_disk(str(shard.pid), model, disk_bytes_per_s))
+                assert procs is not None, "--own-disks needs root and cgroup v1 with blkio"
+                procs.write_text(str(shard.pid))
         plan = ring_plan(model, ring.peers, ends, case.rounds, streamed, case.num_buffers)
         await ring.load(str(model), plan, CHUNK_TOKENS)
         await answer(ring, 2)
@@ -187,6 +214,7 @@ async def measure(
         return Result(
             (timed[-1][0] - timed[0][0]) / tokens,
             len(streamed) * layer_bytes,
+            max(len(a.streamed) for a in plan.assignments) * layer_bytes,
             read / (tokens + 2),  # the prompt passes as one chunk and as its last token
             sum(s.compute_s + s.queue_s + s.wire_s for s in stages) / tokens,
             sum(s.disk_wait_s for s in stages) / tokens,
@@ -205,8 +233,8 @@ def spread(ends: list[int], shards: int, resident: int) -> list[int]:
     return sorted(streamed)
 
 
-def naive(model: Path, budget_bytes: int, tokens: int) -> str:
-    """Plain mlx-lm, lazily, under the same cap (the budget of one shard)."""
+def naive(model: Path, budget_bytes: int, tokens: int) -> float | str:
+    """Plain mlx-lm, lazily, under the same cap: seconds per token, or how it failed."""
     with cap("mlx-lm", int(budget_bytes * 1.1)) as procs:
         command = [sys.executable, "-c", NAIVE, str(model), str(tokens), str(procs or "")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -214,30 +242,45 @@ def naive(model: Path, budget_bytes: int, tokens: int) -> str:
         return f"killed by signal {-done.returncode}: it does not fit the cap"
     if done.returncode:
         return f"failed: {done.stderr.strip().splitlines()[-1]}"
-    note = "" if procs else " (no cap here: all of it is in memory)"
-    return f"{1000 * float(done.stdout):.0f} ms per token{note}"
+    if not procs:
+        return f"{1000 * float(done.stdout):.0f} ms per token, with no cap here: all of it is in memory"
+    return float(done.stdout)
 
 
-async def compare(layers: int, hidden: int, budget_bytes: int, tokens: int, scratch: Path) -> None:
+async def compare(
+    layers: int, hidden: int, budget_bytes: int, tokens: int, scratch: Path, own_disks: int | None
+) -> None:
     model = write_large_random_model(scratch / "model", layers=layers, hidden=hidden, vocab=512)
     total_bytes = (model / "model.safetensors").stat().st_size
     layer_bytes = total_bytes // layers
     print(f"model {total_bytes / 1e9:.2f} GB, {layers} layers of {layer_bytes / 1e6:.0f} MB;", end=" ")
     print(f"budget of a shard {budget_bytes / 1e9:.2f} GB, the process itself included")
-    print(f"  plain mlx-lm, same model, same cap: {naive(model, budget_bytes, 4)}")
+    if own_disks is None:
+        plain = naive(model, budget_bytes, 4)
+        told = plain if isinstance(plain, str) else f"{1000 * plain:.0f} ms per token"
+        print(f"  plain mlx-lm, same model, same cap: {told}")
+        print("  all shards read from one disk: more of them, or more rounds, read no faster")
+    else:
+        plain = "not measured"
+        print(f"  every shard reads from a disk of its own, of {own_disks / 1e6:.0f} MB/s (throttled)")
     print(
         f"  {'':>28}  {'ms/token':>8}  {'bound':>6}  {'ratio':>5}  {'streamed':>8}  {'from device':>11}"
-        f"  {'compute+hops':>12}  {'waiting':>7}  {'peak/budget':>11}"
+        f"  {'compute+hops':>12}  {'waiting':>7}  {'peak/budget':>11}  {'plain/this':>10}"
     )
     for case in CASES:
-        result = await measure(case, model, layers, layer_bytes, budget_bytes, tokens)
-        speed = disk_bytes_per_s(layer_files(model, layers))
-        bound_s = max(result.streamed_bytes / speed, result.compute_s)
+        result = await measure(case, model, layers, layer_bytes, budget_bytes, tokens, own_disks)
+        if own_disks is None:
+            speed = disk_bytes_per_s(layer_files(model, layers))
+            read_s = result.streamed_bytes / speed
+        else:
+            speed, read_s = own_disks, result.most_streamed_bytes / own_disks
+        bound_s = max(read_s, result.compute_s)
+        gain = "" if isinstance(plain, str) else f"{plain / result.seconds_per_token:.2f}"
         print(
             f"  {case.name:>28}  {1000 * result.seconds_per_token:8.0f}  {1000 * bound_s:6.0f}"
             f"  {result.seconds_per_token / bound_s:5.2f}  {result.streamed_bytes / 1e6:5.0f} MB"
             f"  {result.device_bytes / 1e6:8.0f} MB  {1000 * result.compute_s:9.0f} ms"
-            f"  {1000 * result.wait_s:4.0f} ms  {result.peak_bytes / budget_bytes:11.2f}"
+            f"  {1000 * result.wait_s:4.0f} ms  {result.peak_bytes / budget_bytes:11.2f}  {gain:>10}"
             f"   (disk {speed / 1e6:.0f} MB/s)",
             flush=True,
         )
@@ -253,21 +296,32 @@ CASES = (
 
 
 async def soak(tokens: int, scratch: Path) -> None:
-    """Many tokens through one ring, answer after answer (a KV cache grows by right): memory must not grow."""
-    model = write_large_random_model(scratch / "soak", layers=8, hidden=256, vocab=512)
+    """One answer of many tokens: memory must not grow, for its KV cache had its room from the start."""
+    model = write_large_random_model(scratch / "soak", layers=4, hidden=256, vocab=512)
     async with Coordinator(ClusterOptions(local_shards=1)) as ring:
         await ring.wait_for_local_shards()
-        await ring.load(str(model), ring_plan(model, ring.peers, [8], 1, range(8), 2), CHUNK_TOKENS)
+        plan = replace(
+            ring_plan(model, ring.peers, [4], 1, range(4), 2), context_tokens=tokens + CHUNK_TOKENS
+        )
+        await ring.load(str(model), plan, CHUNK_TOKENS)
         (shard,) = shard_processes()
-        quarters: list[int] = []
-        for _ in range(4):
-            peak = 0
-            for _ in range(max(1, tokens // 4 // SOAK_ANSWER_TOKENS)):
-                await answer(ring, SOAK_ANSWER_TOKENS)
-                peak = max(peak, shard.memory_info().rss)
-            quarters.append(peak)
+        quarters = [0] * 4
+        prompt = ring.tokenizer.encode(PROMPT_TEXT, add_special_tokens=True)[:CHUNK_TOKENS]
+        eos = tuple((token, -1e9) for token in ring.tokenizer.eos_token_ids)
+        seen = 0
+        async for event in ring.generate_from(prompt, SamplingParams(max_tokens=tokens, logit_bias=eos)):
+            if isinstance(event, TokenText):
+                quarter = 4 * seen // tokens
+                quarters[quarter] = max(quarters[quarter], shard.memory_info().rss)
+                seen += 1
+        assert seen == tokens
         (status,) = await ring.statuses()
-    print("soak: memory per quarter", *(f"{peak / 1e6:.1f}" for peak in quarters), "MB;", end=" ")
+    print(
+        f"soak: one answer of {tokens} tokens, memory per quarter",
+        *(f"{peak / 1e6:.1f}" for peak in quarters),
+        "MB;",
+        end=" ",
+    )
     print(f"last / second {quarters[3] / quarters[1]:.4f}; MLX's own peak {status.peak_bytes / 1e6:.1f} MB")
 
 
@@ -279,6 +333,9 @@ async def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--budget-mb", type=int, help="of each shard (default: a quarter of the model)")
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument(
+        "--own-disks", type=int, metavar="MB_PER_S", help="throttle each shard as if it had a disk of its own"
+    )
     parser.add_argument(
         "--soak", type=int, default=0, metavar="N", help="only this: N tokens, memory by quarter"
     )
@@ -292,7 +349,8 @@ async def main() -> None:
             return
         layer_bytes = 11 * options.hidden**2 * 4
         budget_bytes = 1_000_000 * (options.budget_mb or options.layers * layer_bytes // 4_000_000)
-        await compare(options.layers, options.hidden, budget_bytes, options.tokens, Path(folder))
+        disks = 1_000_000 * options.own_disks if options.own_disks else None
+        await compare(options.layers, options.hidden, budget_bytes, options.tokens, Path(folder), disks)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ from dnet_core.types.ring import LayerWindow
 
 NextFrame = Activation | Tokens
 
+CLEAR_EVERY = 256
+"""Positions after which MLX gives back what it keeps free, as in mlx-lm: attention needs other sizes then."""
+
 WARM_TOKENS = 2
 """A first pass, and with quantised KV a second one."""
 
@@ -250,6 +253,8 @@ class Runtime:
             if self._kv_bits < 16:
                 session.quantize(window, slots, self._kv_bits)
             layer = window.stop
+        if turn.position % CLEAR_EVERY == 0:
+            mx.clear_cache()
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)
         elif session.order.purpose is Purpose.EMBED:
