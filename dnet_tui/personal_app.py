@@ -56,7 +56,7 @@ class Personal:
 
 PERSONAL_BINDINGS: list[BindingType] = [
     Binding("escape", "escape", "Stop", id="chat.stop",
-            tooltip="Stop the answer, take a waiting message back, go to the prompt"),
+            tooltip="Stop; take a waiting message back; to the prompt"),
     Binding("ctrl+n", "new_chat", "New", id="chat.new", tooltip="Start a new conversation"),
     Binding("ctrl+f", "history", "History", id="chat.history", tooltip="Find, open, export earlier chats"),
     Binding("ctrl+r", "regenerate", "Again", id="chat.again", show=False,
@@ -65,14 +65,14 @@ PERSONAL_BINDINGS: list[BindingType] = [
     Binding("ctrl+t", "thoughts", "Thoughts", id="chat.thoughts", show=False,
             tooltip="Show or hide what the model thought"),
     Binding("ctrl+g", "copy_code", "Copy code", id="chat.copy_code", show=False,
-            tooltip="Copy the newest code block; again: the one before"),
+            tooltip="Copy the newest code; again: the one before"),
     Binding("f3", "chat_settings", "This chat", id="chat.settings", show=False,
-            tooltip="System prompt, thinking and sampling of this chat"),
+            tooltip="This chat: system prompt, thinking, sampling"),
     Binding("f2", "settings", "Settings", id="app.settings", show=False,
             tooltip="Settings, themes and keys"),
     Binding("f1", "help", "Help", id="app.help", key_display="F1", tooltip="Show every key"),
     Binding("ctrl+c", "copy_or_quit", "Copy", show=False, id="app.copy",
-            tooltip="Copy the selected text; pressed twice: quit"),
+            tooltip="Copy what is selected; twice: quit"),
     Binding("ctrl+q", "quit", "Quit", id="app.quit", tooltip="Stop the shards and quit"),
 ]  # fmt: skip
 
@@ -244,7 +244,8 @@ class PersonalApp(App[None], inherit_bindings=False):
             return
         told = self.preferences.export_folder
         folder = Path(told).expanduser() if told else self._personal.exports
-        screen = HistoryScreen(self._personal.history, self.conversation.number, folder)
+        now_s = self._timing.now().timestamp()
+        screen = HistoryScreen(self._personal.history, self.conversation.number, folder, now_s)
         self.push_screen(screen, self._after_history)
 
     def _after_history(self, result: HistoryResult | None) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -55,13 +54,13 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         history: History,
         current: int | None,
         folder: Path,
-        clock: Callable[[], float] = time.time,
+        now_unix_s: float,
     ) -> None:
         super().__init__()
         self._history = history
         self._current = current
         self._folder = folder
-        self._clock = clock
+        self._now_unix_s = now_unix_s  # ages are told as of the opening
         self._chats: tuple[ChatSummary, ...] = ()
         self._deleted: list[int] = []  # the last one at the end
 
@@ -101,7 +100,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         here = "● " if chat.id == self._current else "  "
         turns = "1 turn" if chat.num_turns == 1 else f"{chat.num_turns} turns"
         line = Text.assemble(here, (chat.title, "bold"), no_wrap=True, overflow="ellipsis")
-        line.append(f"  {ago_text(self._clock() - chat.updated_unix_s)} · {turns}", "dim")
+        line.append(f"  {ago_text(self._now_unix_s - chat.updated_unix_s)} · {turns}", "dim")
         if chat.found:
             line.append(f"\n    {' '.join(chat.found.split())}", "dim italic")
         return line

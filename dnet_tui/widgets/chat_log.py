@@ -267,12 +267,12 @@ class ChatLog(ScrollView, can_focus=True):
         return self._lines[place].line(line, self.spin, pointer)
 
     def _hint(self, turn: Turn) -> str:
-        parts = ["e edit", "c copy"]
+        parts = ["e edits", "c copies"]
         if turn.reply.thought is not None:
-            parts.append("enter thought")
+            parts.append("enter unfolds")
         if len(turn.replies) > 1:
-            parts.append("← → answers")
-        return " · ".join(parts)
+            parts.append("← → other answers")
+        return " · ".join(parts) + " · j k other turns"
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
@@ -307,6 +307,20 @@ class ChatLog(ScrollView, can_focus=True):
             self._render_older()
         super()._on_mouse_scroll_up(event)
 
+    # Without animation: on its way it would pass what is rendered, and render more than is looked at.
+
+    def action_scroll_home(self) -> None:
+        self.scroll_home(animate=False)
+
+    def action_scroll_end(self) -> None:
+        self.scroll_end(animate=False)
+
+    def action_page_up(self) -> None:
+        self.scroll_page_up(animate=False)
+
+    def action_page_down(self) -> None:
+        self.scroll_page_down(animate=False)
+
     def follow(self) -> None:
         """Go to the newest turn and stay there."""
         self.scroll_to(y=self.max_scroll_y, animate=False)
@@ -327,7 +341,8 @@ class ChatLog(ScrollView, can_focus=True):
         self.refresh()
 
     def on_click(self, event: Click) -> None:
-        found = self._find(event.y + self.scroll_offset.y)
+        at = event.get_content_offset(self)
+        found = self._find(at.y + self.scroll_offset.y) if at is not None else None
         if found is None:
             return
         place, line = found

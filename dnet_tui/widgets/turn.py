@@ -30,7 +30,7 @@ from dnet_tui.chat import (
 )
 from dnet_tui.prose import Prose
 from dnet_tui.units import count_text, seconds_text
-from dnet_tui.widgets.paint import Piece, two_sides
+from dnet_tui.widgets.paint import row
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _INDENT = 1
@@ -38,7 +38,7 @@ _INDENT = 1
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """How the foot of the turn that the keys act on looks."""
+    """Marks the turn that the keys act on; `hint` says which, below it."""
 
     hint: str
 
@@ -67,7 +67,7 @@ class TurnLines:
         grown = self._prose.append(reply.text[len(old.reply.text) :])
         changed = min(changed, self._prose_start + grown)
         self._problem = self._render_problem()
-        return min(changed, self.height - 2)
+        return min(changed, self.foot_y)
 
     def unfold(self, unfolded: bool) -> None:
         """Show what was thought, or only that something was."""
@@ -84,7 +84,7 @@ class TurnLines:
     @property
     def height(self) -> int:
         """Lines of this turn, an empty one at its end included."""
-        return self._prose_start + self._prose.num_strips + len(self._problem) + 2
+        return self._prose_start + self._prose.num_strips + len(self._problem) + self._gap + 2
 
     @property
     def foot_y(self) -> int:
@@ -116,12 +116,23 @@ class TurnLines:
         rest -= self._prose.num_strips
         if rest < len(self._problem):
             return self._problem[rest]
-        return self._foot(spin, pointer, margin) if rest == len(self._problem) else Strip.blank(0)
+        if rest == len(self._problem) + self._gap:
+            return self._foot(spin, margin)
+        if rest < len(self._problem) + self._gap:
+            return Strip([margin])
+        if pointer is None:
+            return Strip.blank(0)
+        return row([(margin.text, margin.style or Style()), (pointer.hint, look.dim)], self._width, Style())
 
     def text(self, y: int) -> str:
         return self.line(y, 0, None).text.rstrip()
 
     # --- rendering --------------------------------------------------------------------------------------
+
+    @property
+    def _gap(self) -> int:
+        """Empty lines between the answer and its foot."""
+        return 1 if self._prose.num_strips or self._problem else 0
 
     @property
     def _prose_start(self) -> int:
@@ -151,22 +162,21 @@ class TurnLines:
         self._thought_prose.append(reply.thought.text[self._num_thought_chars :])
         self._num_thought_chars = len(reply.thought.text)
         bar = Segment("│ ", dim)
-        return [head, *(Strip([bar, *s.apply_style(dim)]) for s in self._thought_prose.strips)]
+        body = [Strip([bar, *s.apply_style(dim)]) for s in self._thought_prose.strips]
+        return [head, *body, Strip.blank(0)]
 
     def _render_problem(self) -> list[Strip]:
         if not isinstance(self.turn.phase, Failed):
             return []
         return self._renderer.text(self.turn.phase.message, self._renderer.look.bad, self._width, pad=_INDENT)
 
-    def _foot(self, spin: int, pointer: Pointer | None, margin: Segment) -> Strip:
+    def _foot(self, spin: int, margin: Segment) -> Strip:
         look = self._renderer.look
         text = phase_text(self.turn.phase, SPINNER[spin % len(SPINNER)])
         if len(self.turn.replies) > 1:
             text += f" · answer {self.turn.shown + 1} of {len(self.turn.replies)}"
         style = look.bad if isinstance(self.turn.phase, Failed) else look.dim
-        left: list[Piece] = [(margin.text, margin.style or Style()), (text, style)]
-        right: list[Piece] = [(pointer.hint, look.dim), (" ", Style())] if pointer is not None else []
-        return two_sides(left, right, self._width, Style())
+        return row([(margin.text, margin.style or Style()), (text, style)], self._width, Style())
 
 
 def _continues(old: Turn, new: Turn) -> bool:

@@ -79,6 +79,42 @@ def test_every_prefix_of_a_stream_looks_like_the_same_text_at_once(name: str) ->
         assert [s.text.rstrip() for s in prose.strips] == fresh(text[:end], 40), repr(text[:end])
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_at_its_end_a_stream_is_the_same_cell_by_cell(name: str) -> None:
+    """Colours included: a code block that streamed was highlighted in pieces until then."""
+    text = DOCUMENTS[name]
+    if not is_settled_by_its_end(name):
+        return
+    ends = []
+    for cuts in ([], list(range(1, len(text), 3))):
+        prose = Prose(RENDERER, 40)
+        for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            prose.append(text[start:stop])
+        prose.finish()
+        ends.append([list(strip) for strip in prose.strips])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("block", ["list", "fence", "table", "quote"])
+def test_what_was_rendered_is_not_rendered_again(block: str) -> None:
+    """However long the block that streams: all but its end are the very same strips."""
+    row = {
+        "list": "- item {}\n",
+        "fence": "value_{} = 1\n",
+        "table": "| a {} | b |\n",
+        "quote": "> - item {}\n",
+    }
+    head = {"fence": "```python\n", "table": "| one two | b |\n|---|---|\n"}.get(block, "")
+    prose = Prose(RENDERER, 60)
+    prose.append(head + "".join(row[block].format(i) for i in range(10, 60)))
+    before = prose.strips
+    changed = prose.append(row[block].format(60))
+    same = sum(old is new for old, new in zip(before, prose.strips, strict=False))
+    assert len(prose.strips) > 50
+    assert same >= len(before) - 13, "at most one piece of code is highlighted again"
+    assert changed >= len(before) - 13
+
+
 def test_random_splits_of_everything_together() -> None:
     chance = random.Random(11)
     names = [name for name in DOCUMENTS if is_settled_by_its_end(name)]
