@@ -80,7 +80,7 @@ async def cluster(app: DnetApp, pilot: Pilot[None]) -> None:
     await ask(app, pilot, "What is the capital of France?")
     await ask(app, pilot, "And what is all this?")
     await begin(app, pilot, "How does a ring run a model?")
-    await until(lambda: len(app.conversation.turns[-1].answer) > 420)
+    await until(lambda: len(app.conversation.turns[-1].answer) > 250)
 
 
 async def streaming(app: DnetApp, pilot: Pilot[None]) -> None:

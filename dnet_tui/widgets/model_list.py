@@ -21,7 +21,7 @@ from dnet_tui.units import bytes_text
 from dnet_tui.widgets.paint import Piece
 from dnet_tui.widgets.paint import row as painted
 
-_FIT_CELLS = 31
+_FIT_CELLS = 33
 
 
 class ModelList(ScrollView, can_focus=True):
@@ -120,7 +120,7 @@ class ModelList(ScrollView, can_focus=True):
         return painted(self._pieces(line, width, look), width, base)
 
     def _pieces(self, row: Row, width: int, look: Look) -> list[Piece]:
-        wide = width >= 90
+        wide = width >= 92
         mark, style = _mark(row, look)
         owner, slash, name = row.entry.id.rpartition("/")
         cells = width - 3 - 7 - 9 - _FIT_CELLS - (11 if wide else 0)
