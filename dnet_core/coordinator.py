@@ -38,7 +38,7 @@ from dnet_core.events import (
     RingLost,
 )
 from dnet_core.generate.driver import Driver
-from dnet_core.generate.recover import answer, converse, embedding
+from dnet_core.generate.recover import answer, converse, embedding, reading
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.library import Library
@@ -458,6 +458,13 @@ class Coordinator:
         Raises what `generate` raises.
         """
         return await embedding(self._driver(), tokens)
+
+    async def read(self, tokens: tuple[int, ...], seed: int | None) -> int:
+        """Read a prompt once for several answers that continue it; returns how much of it was known.
+
+        `seed` is that of the answers, if they have one. Raises what `generate` raises.
+        """
+        return await reading(self._driver(), tokens, seed)
 
     @property
     def tokenizer(self) -> Tokenizer:

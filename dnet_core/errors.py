@@ -11,6 +11,7 @@ DnetError
   InfeasiblePlan      the model does not fit, with what is missing per device
   LoadError           missing or corrupt files, disk full
   ProfileError        a measurement of a device or link failed
+  PrefixGone          a shard no longer has the KV that a session was to begin with: it reads the prompt anew
   RingError           a hop failed
     PeerLost          a shard went away
     PeerReturned      the ring ends, because a shard that is back takes part in the next one
@@ -104,6 +105,13 @@ class ProfileError(DnetError):
         super().__init__(f"{device}: the {what} could not be measured: {detail}")
         self.device = device
         self.what = what
+
+
+class PrefixGone(DnetError):
+    """A kept prefix is not on `peer` any more, or cannot go back so far. The driver reads the prompt anew."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"{peer} does not have the beginning of this prompt any more")
 
 
 class RingError(DnetError):

@@ -12,7 +12,7 @@ import secrets
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from dnet_core.errors import (
@@ -20,14 +20,16 @@ from dnet_core.errors import (
     DeadlineExceeded,
     DnetError,
     PeerLost,
+    PrefixGone,
     ProtocolError,
     RequestError,
 )
 from dnet_core.events import Event, LapMeasured, SessionEnded, SessionStarted
 from dnet_core.generate.admission import Admission
+from dnet_core.generate.keeping import Keeper
 from dnet_core.generate.session import (
     AnswerSession,
-    EmbeddingSession,
+    PromptSession,
     embedding_chunks,
     prompt_chunks,
 )
@@ -78,8 +80,9 @@ class Driver:
         self._emit = emit
         self._on_lost = on_lost
         self._admission = Admission(self._name, shards)
+        self._keeper = Keeper(shards, pace.chunk_tokens)
         self._links: dict[str, RingLink] = {}
-        self._live: dict[str, AnswerSession | EmbeddingSession] = {}
+        self._live: dict[str, AnswerSession | PromptSession] = {}
         self._gone: set[str] = set()
         self._end: DnetError | None = None
 
@@ -145,7 +148,12 @@ class Driver:
 
     async def _drive(self, session: AnswerSession) -> AsyncGenerator[GenerationEvent, None]:
         name, tokens = session.order.session, session.tokens
-        waiting = prompt_chunks(name, tokens, self._pace.chunk_tokens)[::-1]
+        begin = begin_of(session.order)
+        if session.num_tokens == 0:
+            session.cached_tokens = begin
+        if begin:
+            yield PromptProgress(begin, len(tokens), ())
+        waiting = prompt_chunks(name, tokens, self._pace.chunk_tokens, begin)[::-1]
         self._send_first(waiting)
         while session.finish is None:
             match await self._next_frame(session):
@@ -169,7 +177,7 @@ class Driver:
         Raises ContextTooLong and RequestErrors before anything is computed, RingErrors later. Cancelling it
         stops every shard.
         """
-        session = EmbeddingSession(self._embedding_order(tokens))
+        session = PromptSession(tokens, self._reading_order(tokens, Purpose.EMBED))
         finish: FinishReason | None = None
         self._emit(SessionStarted(session.order.session, len(tokens)))
         try:
@@ -181,23 +189,50 @@ class Driver:
             self._emit(SessionEnded(session.order.session, finish, len(tokens), 0))
 
     @asynccontextmanager
-    async def _open(self, session: AnswerSession | EmbeddingSession) -> AsyncIterator[None]:
-        """`session` is open on every shard while the block runs, and closed on all of them after it."""
-        name = session.order.session
+    async def _open(self, session: AnswerSession | PromptSession) -> AsyncIterator[None]:
+        """`session` is open on every shard while the block runs, and closed on all of them after it.
+
+        It begins with what is kept of others, and is kept itself unless something failed.
+        """
+        name, prompt_tokens = session.order.session, len(session.tokens)
+        is_kept = False
         self._live[name] = session
         try:
             if self._end is not None:
                 raise self._end
-            await self._admission.open(session.order)
+            await self._admit(session)
+            is_kept = session.order.purpose is not Purpose.EMBED
             yield
-        except PeerLost as error:
-            self._lose(error.peer, error)
+        except DnetError as error:
+            is_kept = False
+            if isinstance(error, PeerLost):
+                self._lose(error.peer, error)
             raise
         finally:
             del self._live[name]
-            await self._close(name)
+            if is_kept and self._end is None:
+                await self._keeper.close(name, session.tokens, prompt_tokens, session.order.reuse)
+                self._admission.left(name)
+            else:
+                await self._close(name)
 
-    async def _read_embedding(self, session: EmbeddingSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    async def _admit(self, session: AnswerSession | PromptSession) -> None:
+        """Open `session` on every shard; where the prefix that it is to begin with is gone, without it."""
+        order = session.order
+        if order.purpose is not Purpose.EMBED:
+            # What is reused may differ in the last bits: an answer with a seed is the same each time.
+            reuse = self._keeper.find(session.tokens, same_bits=order.sampling.seed is not None)
+            session.order = replace(order, reuse=reuse)
+        try:
+            await self._admission.open(session.order)
+        except PrefixGone:
+            assert session.order.reuse is not None, "only who asks for a prefix is told that it is gone"
+            await self._admission.close(order.session)
+            await self._keeper.lose(session.order.reuse)
+            session.order = replace(order, reuse=None)
+            await self._admission.open(session.order)
+
+    async def _read_embedding(self, session: PromptSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
         name = session.order.session
         waiting = embedding_chunks(name, tokens, self._pace.chunk_tokens)[::-1]
         self._send_first(waiting)
@@ -214,6 +249,39 @@ class Driver:
                 case Sampled():
                     raise ProtocolError(f"a token arrived for the embedding {name}")
 
+    async def read(self, tokens: tuple[int, ...], seed: int | None) -> int:
+        """Read the prompt `tokens` for several answers, which then read its last token only.
+
+        Returns how many of its tokens had been read before. `seed` is that of the answers: with one, nothing
+        is computed otherwise than alone. Raises what `embed` does.
+        """
+        session = PromptSession(tokens, self._reading_order(tokens, Purpose.READ, seed))
+        finish: FinishReason | None = None
+        self._emit(SessionStarted(session.order.session, len(tokens)))
+        try:
+            async with self._open(session):
+                await self._read_prompt(session)
+            finish = FinishReason.STOP
+            return begin_of(session.order)
+        finally:
+            self._emit(SessionEnded(session.order.session, finish, len(tokens), 0))
+
+    async def _read_prompt(self, session: PromptSession) -> None:
+        """Let the shards run all of it but its last token."""
+        name, tokens, reached = session.order.session, session.tokens, begin_of(session.order)
+        waiting = prompt_chunks(name, tokens, self._pace.chunk_tokens, reached)[:-1][::-1]
+        self._send_first(waiting)
+        while reached < len(tokens) - 1:
+            match await self._next_frame(session):
+                case PromptRead() as read:
+                    reached = read.position
+                    self._send_next(waiting)
+                    self._emit(LapMeasured(name, read.position, read.stages))
+                case Fault() as fault:
+                    raise self._end or rebuild(fault.kind, fault.message, fault.peer)
+                case Sampled() | Embedded():
+                    raise ProtocolError(f"{name} is only to be read, and more arrived for it")
+
     def _send_first(self, waiting: list[Prompt]) -> None:
         """Begin with a prompt; the next chunk is the last of `waiting`."""
         for _ in range(self._pace.in_flight):
@@ -223,7 +291,7 @@ class Driver:
         if waiting:
             self._links[self._shards[0].peer].send(waiting.pop())
 
-    async def _next_frame(self, session: AnswerSession | EmbeddingSession) -> DriverFrame:
+    async def _next_frame(self, session: AnswerSession | PromptSession) -> DriverFrame:
         try:
             async with asyncio.timeout(TIMEOUTS.lap_s):
                 return await session.mailbox.get()
@@ -267,11 +335,14 @@ class Driver:
             seed=seed,
             answered_tokens=(),
             purpose=Purpose.ANSWER,
+            reuse=None,
         )
 
-    def _embedding_order(self, tokens: tuple[int, ...]) -> SessionOrder:
+    def _reading_order(
+        self, tokens: tuple[int, ...], purpose: Purpose, seed: int | None = None
+    ) -> SessionOrder:
         if not tokens:
-            raise RequestError("the text is empty: there is nothing to embed")
+            raise RequestError("the text is empty: there is nothing to read")
         if len(tokens) > self.context_tokens:
             raise ContextTooLong(len(tokens), self.context_tokens)
         self._check_tokens("the text", tokens)
@@ -282,10 +353,11 @@ class Driver:
             stop_tokens=(),
             recent_tokens=(),
             xtc_special_tokens=(),
-            sampling=SamplingParams(),
+            sampling=SamplingParams(seed=seed),
             seed=0,
             answered_tokens=(),
-            purpose=Purpose.EMBED,
+            purpose=purpose,
+            reuse=None,
         )
 
     def _check_tokens(self, what: str, tokens: Iterable[int]) -> None:
@@ -331,3 +403,8 @@ async def drive(
     driver = Driver(shards, tokenizer, context_tokens, pace, emit, on_lost)
     async with driver.connected():
         yield driver
+
+
+def begin_of(order: SessionOrder) -> int:
+    """Where the shards begin to read: they have all before it."""
+    return 0 if order.reuse is None else order.reuse.num_tokens

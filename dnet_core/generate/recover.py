@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
+from typing import TypeVar
 
 from dnet_core.errors import DnetError, PeerLost, PeerReturned
 from dnet_core.events import Event, SessionEnded, SessionStarted
@@ -28,6 +29,8 @@ from dnet_core.types.generation import (
     Resumed,
     SamplingParams,
 )
+
+Value = TypeVar("Value")
 
 
 async def answer(
@@ -90,9 +93,18 @@ async def embedding(driver: Driver, tokens: tuple[int, ...]) -> tuple[float, ...
 
     Raises what `answer` raises. Cancelling it stops every shard.
     """
+    return await _from_any_ring(driver, lambda ring: ring.embed(tokens))
+
+
+async def reading(driver: Driver, tokens: tuple[int, ...], seed: int | None) -> int:
+    """Read a prompt for several answers, with whichever ring can; see `Driver.read`."""
+    return await _from_any_ring(driver, lambda ring: ring.read(tokens, seed))
+
+
+async def _from_any_ring(driver: Driver, ask: Callable[[Driver], Awaitable[Value]]) -> Value:
     while True:
         try:
-            return await driver.embed(tokens)
+            return await ask(driver)
         except DnetError:
             if driver.end is None:
                 raise

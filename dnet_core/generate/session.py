@@ -32,6 +32,7 @@ class AnswerSession:
         # No bound of its own: the tail sends one frame per prompt chunk and at most `max_tokens` more.
         self.mailbox: asyncio.Queue[DriverFrame] = asyncio.Queue()
         self.finish: FinishReason | None = None
+        self.cached_tokens = 0  # of the prompt, which the first ring need not have read
         self._prompt = prompt
         self._answered: list[int] = []
         self._detokenizer = Detokenizer(tokenizer, shown)
@@ -92,16 +93,17 @@ class AnswerSession:
             finish_reason=self.finish or FinishReason.CANCELLED,
             prompt_tokens=self.order.prompt_tokens,
             completion_tokens=self.num_tokens,
-            cached_tokens=0,
+            cached_tokens=self.cached_tokens,
             ttft_s=None if self._first_s is None else self._first_s - self.begun_s,
             decode_tokens_per_s=(self.num_tokens - 1) / decode_s if decode_s > 0 else None,
         )
 
 
-class EmbeddingSession:
-    """A prompt whose mean hidden state is asked for. Owned by the task that awaits it, as an answer is."""
+class PromptSession:
+    """A prompt that is only read, to embed it or to keep it. Owned by the task that awaits it."""
 
-    def __init__(self, order: SessionOrder) -> None:
+    def __init__(self, tokens: tuple[int, ...], order: SessionOrder) -> None:
+        self.tokens = tokens
         self.order = order
         self.mailbox: asyncio.Queue[DriverFrame] = asyncio.Queue()  # bounded as that of an answer is
 
@@ -114,14 +116,14 @@ def embedding_chunks(session: str, tokens: tuple[int, ...], chunk_tokens: int) -
     ]
 
 
-def prompt_chunks(session: str, tokens: tuple[int, ...], chunk_tokens: int) -> list[Prompt]:
+def prompt_chunks(session: str, tokens: tuple[int, ...], chunk_tokens: int, begin: int = 0) -> list[Prompt]:
     """Cut a prompt as mlx-lm does: chunks of all but the last token, then that one, which is sampled after.
 
-    The same shapes give the same kernels and so the same bits.
+    The same shapes give the same kernels and so the same bits. The shards have `[0, begin)` already.
     """
     body, last = tokens[:-1], len(tokens) - 1
     chunks = [
         Prompt(session, start, body[start : start + chunk_tokens], False)
-        for start in range(0, len(body), chunk_tokens)
+        for start in range(begin, len(body), chunk_tokens)
     ]
     return [*chunks, Prompt(session, last, tokens[last:], True)]

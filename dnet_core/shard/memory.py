@@ -78,6 +78,11 @@ class KvRoom:
     def taken_bytes(self) -> int:
         return self._taken_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """What no session has: prefixes may be kept in it until one needs it."""
+        return self._room_bytes - self._taken_bytes
+
     def bytes_of(self, tokens: int) -> int:
         """What the caches of a session of `tokens` take here."""
         return sum(size.of(tokens) for size in self._sizes)
@@ -93,11 +98,10 @@ class KvRoom:
                 f" {_megabytes(self._room_bytes)}. Ask for a shorter answer (max_tokens), or load the model"
                 " with a shorter context, with a KV cache of 8 or 4 bits, or with more --memory"
             )
-        free = self._room_bytes - self._taken_bytes
-        if need > free:
+        if need > self.free_bytes:
             raise NoRoom(
                 self._peer,
-                f"{tokens:,} tokens take {_megabytes(need)} of KV cache, and {_megabytes(free)} of"
+                f"{tokens:,} tokens take {_megabytes(need)} of KV cache, and {_megabytes(self.free_bytes)} of"
                 f" {_megabytes(self._room_bytes)} are free",
             )
         self._taken[session] = need

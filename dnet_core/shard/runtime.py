@@ -15,7 +15,7 @@ when a grammar must see the token first. What a grammar forces goes round with t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,12 +25,13 @@ from dnet_core.errors import DnetError, ProtocolError, RequestError, RingError
 from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.loader import LayerStream, Reads, Spent, Stopped
 from dnet_core.shard.memory import KvRoom
+from dnet_core.shard.prefixes import Prefixes, make_prefix
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session, Taken
 from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
 from dnet_core.slices.window import Arrays, End, WindowedModel
-from dnet_core.transport.control import Arrival, Limits, LoadOrder, Purpose, SessionOrder
+from dnet_core.transport.control import Arrival, KeptPrefix, Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
     Cancel,
@@ -96,6 +97,7 @@ class Runtime:
         self._is_first = 0 in self._windows
         self._kv_bits = order.kv_bits
         self._sessions: dict[str, Session] = {}
+        self._prefixes = Prefixes(peer)
         self._room: KvRoom | None = None
         self._running: Session | None = None
         if stream is not None:
@@ -107,13 +109,20 @@ class Runtime:
         return tuple(self._sessions)
 
     def open(self, driver: str, order: SessionOrder, matcher: Matcher | None = None) -> None:
-        """Begin a session; on the tail `matcher` is of its grammar. Raises NoRoom, RequestError."""
+        """Begin a session; on the tail `matcher` is of its grammar.
+
+        Sessions have room before prefixes. Raises NoRoom, RequestError, PrefixGone.
+        """
         if order.session in self._sessions:
             raise ProtocolError(f"session {order.session} is already open on {self._peer}")
-        self.room.take(order.session, order.prompt_tokens + order.max_tokens)
         if order.purpose is Purpose.EMBED:
             self._model.check_hidden()
-        self._sessions[order.session] = Session(driver, order, self._model.make_cache(), matcher)
+        session = Session(driver, order, self._model.make_cache(), matcher)
+        if order.reuse is not None:
+            session.begin_with(self._prefixes.begin(order.reuse), order.reuse.num_tokens)
+        self.room.take(order.session, order.prompt_tokens + order.max_tokens)
+        self._prefixes.shrink_to(self.room.free_bytes)
+        self._sessions[order.session] = session
 
     def cancel(self, name: str) -> None:
         """Let nothing more be computed for this session. Safe from any thread; `close` frees it."""
@@ -121,17 +130,49 @@ class Runtime:
         if session is not None:
             session.cancelled = True
 
-    def close(self, name: str) -> None:
-        """Drop the session and its KV cache; unknown ones are closed already."""
+    def close(self, name: str, keep_as: str | None = None) -> KeptPrefix | None:
+        """Drop the session and its KV cache, or keep that as a prefix; unknown ones are closed already."""
         session = self._sessions.pop(name, None)
-        if session is not None:
-            session.cancelled = True  # for a step that waits behind this one
-            self.room.give_back(name)
-            mx.clear_cache()
+        if session is None:
+            return None
+        session.cancelled = True  # for a step that waits behind this one
+        self.room.give_back(name)
+        kept = None if keep_as is None else self._keep(keep_as, session)
+        del session
+        mx.clear_cache()
+        return kept
+
+    def drop(self, name: str) -> None:
+        """Close without keeping anything."""
+        self.close(name)
+
+    def _keep(self, name: str, session: Session) -> KeptPrefix | None:
+        """Keep what the session leaves behind, if there is room for it beside the others."""
+        if session.reached.keys() != set(self._windows.values()):
+            return None
+        slots = {window: self._model.slots(window) for window in session.reached}
+        prefix = make_prefix(session.driver, session.cache, session.reached, slots)
+        if prefix.kept is None:
+            return None
+        self._prefixes.add(name, prefix)
+        self._prefixes.shrink_to(self.room.free_bytes)
+        return prefix.kept if name in self._prefixes.names else None
 
     def close_all(self, driver: str) -> None:
+        """Drop what `driver` has here, live and kept."""
         for name in [s.name for s in self._sessions.values() if s.driver == driver]:
             self.close(name)
+        self._prefixes.drop_of(driver)
+        mx.clear_cache()
+
+    def drop_prefixes(self, names: Iterable[str]) -> None:
+        self._prefixes.drop(names)
+        mx.clear_cache()
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """What is kept of sessions that have ended."""
+        return self._prefixes
 
     @property
     def read(self) -> Reads:
@@ -257,6 +298,8 @@ class Runtime:
             mx.clear_cache()
         if layer < self._model.num_layers:
             self._pass_on(session, turn, value, layer)
+        elif session.order.purpose is Purpose.READ:
+            self._report(session, turn)
         elif session.order.purpose is Purpose.EMBED:
             self._embed(session, turn, value[0])
         elif turn.last:

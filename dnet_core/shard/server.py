@@ -47,6 +47,7 @@ from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import (
     Arrival,
     Hop,
+    KeptPrefix,
     LoadOrder,
     LoadReport,
     LoadStep,
@@ -160,6 +161,8 @@ class ShardServer:
             num_resident=loaded.order.num_layers_here - len(loaded.order.streamed) if loaded else 0,
             num_streamed=len(loaded.order.streamed) if loaded else 0,
             sessions=loaded.runtime.sessions if loaded else (),
+            prefixes=loaded.runtime.prefixes.names if loaded else (),
+            prefix_bytes=loaded.runtime.prefixes.num_bytes if loaded else 0,
             steps=loaded.runtime.steps if loaded else 0,
             read_bytes=loaded.runtime.read.num_bytes if loaded else 0,
             read_s=loaded.runtime.read.seconds if loaded else 0.0,
@@ -374,10 +377,15 @@ class ShardServer:
         matcher = await loaded.matcher(order)
         await self._thread.call(partial(loaded.runtime.open, driver, order, matcher))
 
-    async def close_session(self, session: str) -> None:
+    async def close_session(self, session: str, keep_as: str | None) -> KeptPrefix | None:
+        if self._loaded is None:
+            return None
+        self._loaded.runtime.cancel(session)
+        return await self._thread.call(partial(self._loaded.runtime.close, session, keep_as))
+
+    async def drop_prefixes(self, names: tuple[str, ...]) -> None:
         if self._loaded is not None:
-            self._loaded.runtime.cancel(session)
-            await self._thread.call(partial(self._loaded.runtime.close, session))
+            await self._thread.call(partial(self._loaded.runtime.drop_prefixes, names))
 
     def _require(self) -> _Loaded:
         if self._loaded is None:
@@ -396,7 +404,7 @@ class ShardServer:
         runtime = self._loaded.runtime
         if isinstance(frame, Cancel):
             runtime.cancel(frame.session)
-            self._thread.post(partial(runtime.close, frame.session))
+            self._thread.post(partial(runtime.drop, frame.session))
         else:
             self._thread.post(partial(runtime.handle, arrival))
 

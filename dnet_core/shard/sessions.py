@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -83,6 +84,18 @@ class Session:
                 f" {self.most_tokens} tokens"
             )
         self._reached[window] = stop
+
+    def begin_with(self, caches: Mapping[LayerWindow, Mapping[int, Any]], num_tokens: int) -> None:
+        """Take `caches`, window by window and slot by slot, as what `[0, num_tokens)` has left behind."""
+        for window, own in caches.items():
+            self._reached[window] = num_tokens
+            for slot, cache in own.items():
+                self.cache[slot] = cache
+
+    @property
+    def reached(self) -> Mapping[LayerWindow, int]:
+        """How many positions each window has run."""
+        return self._reached
 
     @property
     def most_tokens(self) -> int:

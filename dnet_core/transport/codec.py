@@ -13,11 +13,13 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer 
 from dnet_core.errors import ProtocolError
 from dnet_core.transport.control import (
     Hop,
+    KeptPrefix,
     Limits,
     LoadOrder,
     LoadReport,
     LoadStep,
     Purpose,
+    Reuse,
     SessionOrder,
     ShardStatus,
 )
@@ -50,6 +52,7 @@ _FINISH_FROM_PB = {value: key for key, value in _FINISH_TO_PB.items()}
 _PURPOSE_TO_PB = {
     Purpose.ANSWER: pb.OpenSessionRequest.PURPOSE_ANSWER,
     Purpose.EMBED: pb.OpenSessionRequest.PURPOSE_EMBED,
+    Purpose.READ: pb.OpenSessionRequest.PURPOSE_READ,
 }
 _PURPOSE_FROM_PB = {value: key for key, value in _PURPOSE_TO_PB.items()}
 
@@ -239,6 +242,8 @@ def encode_status(status: ShardStatus) -> pb.DescribeReply:
         memory_total_bytes=status.memory_total_bytes,
         model=status.model,
         sessions=status.sessions,
+        prefixes=status.prefixes,
+        prefix_bytes=status.prefix_bytes,
         steps=status.steps,
         budget_bytes=status.budget_bytes,
         num_resident=status.num_resident,
@@ -267,6 +272,8 @@ def decode_status(m: pb.DescribeReply) -> ShardStatus:
         memory_total_bytes=m.memory_total_bytes,
         model=m.model if m.HasField("model") else None,
         sessions=tuple(m.sessions),
+        prefixes=tuple(m.prefixes),
+        prefix_bytes=m.prefix_bytes,
         steps=m.steps,
         budget_bytes=m.budget_bytes,
         num_resident=m.num_resident,
@@ -351,6 +358,9 @@ def encode_session(order: SessionOrder) -> pb.OpenSessionRequest:
         recent_tokens=order.recent_tokens,
         answered_tokens=order.answered_tokens,
         purpose=_PURPOSE_TO_PB[order.purpose],
+        reuse=None
+        if order.reuse is None
+        else pb.Reuse(prefix=order.reuse.prefix, tokens=order.reuse.num_tokens),
         sampling=pb.Sampling(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -416,6 +426,7 @@ def decode_session(m: pb.OpenSessionRequest) -> SessionOrder:
         seed=s.seed,
         answered_tokens=tuple(m.answered_tokens),
         purpose=_PURPOSE_FROM_PB[m.purpose],
+        reuse=Reuse(m.reuse.prefix, m.reuse.tokens) if m.HasField("reuse") else None,
     )
 
 
@@ -460,3 +471,14 @@ def decode_profile_request(m: pb.ProfileRequest) -> tuple[ProfileRequest, bool]:
     except ValueError as error:
         raise ProtocolError(f"a profile request is not lawful: {error}") from error
     return request, m.fresh
+
+
+def encode_kept(kept: KeptPrefix | None) -> pb.CloseSessionReply:
+    if kept is None:
+        return pb.CloseSessionReply()
+    told = pb.CloseSessionReply.Kept(tokens=kept.num_tokens, can_trim=kept.can_trim)
+    return pb.CloseSessionReply(kept=told)
+
+
+def decode_kept(m: pb.CloseSessionReply) -> KeptPrefix | None:
+    return KeptPrefix(m.kept.tokens, m.kept.can_trim) if m.HasField("kept") else None

@@ -40,6 +40,8 @@ class ShardStatus:
     num_resident: int
     num_streamed: int
     sessions: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    prefix_bytes: int
     steps: int
     read_bytes: int
     read_s: float
@@ -123,6 +125,23 @@ class Purpose(StrEnum):
 
     ANSWER = "answer"  # tokens are sampled after it
     EMBED = "embed"  # the tail tells the mean of its hidden states, and the session is over
+    READ = "read"  # nothing: it is kept for sessions that begin with it
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A session begins with the first `num_tokens` of a prefix that was kept under this name."""
+
+    prefix: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPrefix:
+    """A shard has kept the KV of so many tokens; without `can_trim` it is of use only for all of them."""
+
+    num_tokens: int
+    can_trim: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,7 @@ class SessionOrder:
     seed: int
     answered_tokens: tuple[int, ...]
     purpose: Purpose
+    reuse: Reuse | None  # None: the prompt comes whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +195,11 @@ class ShardService(Protocol):
 
     async def open_session(self, driver: str, order: SessionOrder) -> None: ...
 
-    async def close_session(self, session: str) -> None: ...
+    async def close_session(self, session: str, keep_as: str | None) -> KeptPrefix | None:
+        """Free the session's memory at once, or keep its KV under this name; None: nothing is kept."""
+        ...
+
+    async def drop_prefixes(self, names: tuple[str, ...]) -> None: ...
 
     def receive(self, arrival: Arrival) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -13,7 +13,15 @@ import grpc
 from dnet_core.errors import DeadlineExceeded, PeerLost
 from dnet_core.settings import TIMEOUTS
 from dnet_core.transport import codec
-from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, SessionOrder, ShardStatus
+from dnet_core.transport.control import (
+    Hop,
+    KeptPrefix,
+    LoadOrder,
+    LoadReport,
+    LoadStep,
+    SessionOrder,
+    ShardStatus,
+)
 from dnet_core.transport.failures import from_rpc
 from dnet_core.transport.grpc_link import CALLER_KEY
 from dnet_core.transport.pb import shard_pb2 as pb
@@ -107,11 +115,16 @@ class ShardClient:
         )
         await self._reply(call, "open a session", TIMEOUTS.open_session_s)
 
-    async def close_session(self, session: str) -> None:
+    async def close_session(self, session: str, keep_as: str | None = None) -> KeptPrefix | None:
+        """Free the session's memory, or keep its KV under the name `keep_as`; returns what was kept."""
         call = self._stub.CloseSession(
-            pb.CloseSessionRequest(session=session), timeout=TIMEOUTS.close_session_s
+            pb.CloseSessionRequest(session=session, keep_as=keep_as), timeout=TIMEOUTS.close_session_s
         )
-        await self._reply(call, "close a session", TIMEOUTS.close_session_s)
+        return codec.decode_kept(await self._reply(call, "close a session", TIMEOUTS.close_session_s))
+
+    async def drop_prefixes(self, names: Sequence[str]) -> None:
+        call = self._stub.DropPrefixes(pb.DropPrefixesRequest(names=names), timeout=TIMEOUTS.close_session_s)
+        await self._reply(call, "drop prefixes", TIMEOUTS.close_session_s)
 
     async def _reply(self, call: Awaitable[Reply], what: str, seconds: float) -> Reply:
         try:

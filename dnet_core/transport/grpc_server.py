@@ -89,10 +89,17 @@ class _Servicer(ShardServicer):
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionReply:
         try:
-            await self._service.close_session(request.session)
+            keep_as = request.keep_as if request.HasField("keep_as") else None
+            return codec.encode_kept(await self._service.close_session(request.session, keep_as))
         except DnetError as error:
             await _abort(context, error)
-        return pb.CloseSessionReply()
+
+    async def DropPrefixes(self, request: pb.DropPrefixesRequest, context: Context) -> pb.DropPrefixesReply:
+        try:
+            await self._service.drop_prefixes(tuple(request.names))
+        except DnetError as error:
+            await _abort(context, error)
+        return pb.DropPrefixesReply()
 
     async def Ring(self, _requests: AsyncIterator[pb.ToShard], context: Context) -> None:
         write = asyncio.Lock()  # gRPC allows one write at a time

@@ -104,7 +104,7 @@ async def compute(shard: ShardProcess, model: Path) -> None:
         ) as link:
             sampling = SamplingParams(max_tokens=90_000, seed=1)
             await client.open_session(
-                driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1, (), Purpose.ANSWER)
+                driver, SessionOrder("s", 3, 90_000, (), (), (), sampling, 1, (), Purpose.ANSWER, None)
             )
             link.send(Prompt("s", 0, (5, 6, 7), True))
             while (await client.describe()).steps < 20:

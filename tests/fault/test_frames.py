@@ -49,7 +49,7 @@ class ByHand:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         await self.client.open_session(
             DRIVER,
-            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER),
+            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER, None),
         )
 
     async def check_alive(self, model: Path) -> None:
@@ -138,7 +138,7 @@ async def test_orders_that_cannot_be_served(rings: Rings, model: Path) -> None:
             await shard.open("twice")
         await shard.client.close_session("twice")
         order = SessionOrder(
-            "s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1, (), Purpose.ANSWER
+            "s", 1, 1, (), (), (), SamplingParams(max_tokens=1, seed=1), 1, (), Purpose.ANSWER, None
         )
         with pytest.raises(RequestError, match="before its ring stream"):
             await shard.client.open_session(f"{DRIVER_PREFIX}stranger", order)

@@ -28,7 +28,7 @@ class ThunderboltPort(_message.Message):
     def __init__(self, domain: _Optional[str] = ..., connected: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt", "budget_bytes", "num_resident", "num_streamed", "read_bytes", "read_s", "kv_room_bytes", "kv_taken_bytes")
+    __slots__ = ("name", "version", "protocol_version", "cluster", "grpc_port", "http_port", "backend", "active_bytes", "peak_bytes", "memory_total_bytes", "model", "sessions", "steps", "id", "addresses", "thunderbolt", "budget_bytes", "num_resident", "num_streamed", "read_bytes", "read_s", "kv_room_bytes", "kv_taken_bytes", "prefixes", "prefix_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,8 @@ class DescribeReply(_message.Message):
     READ_S_FIELD_NUMBER: _ClassVar[int]
     KV_ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_TAKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     protocol_version: int
@@ -75,7 +77,9 @@ class DescribeReply(_message.Message):
     read_s: float
     kv_room_bytes: int
     kv_taken_bytes: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ..., kv_room_bytes: _Optional[int] = ..., kv_taken_bytes: _Optional[int] = ...) -> None: ...
+    prefixes: _containers.RepeatedScalarFieldContainer[str]
+    prefix_bytes: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ..., kv_room_bytes: _Optional[int] = ..., kv_taken_bytes: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., prefix_bytes: _Optional[int] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("start", "stop")
@@ -264,16 +268,26 @@ class Sampling(_message.Message):
     grammar: str
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., min_tokens_to_keep: _Optional[int] = ..., xtc_probability: _Optional[float] = ..., xtc_threshold: _Optional[float] = ..., xtc_special_tokens: _Optional[_Iterable[int]] = ..., repetition_penalty: _Optional[float] = ..., repetition_context_tokens: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., presence_context_tokens: _Optional[int] = ..., frequency_penalty: _Optional[float] = ..., frequency_context_tokens: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[int] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ...) -> None: ...
 
+class Reuse(_message.Message):
+    __slots__ = ("prefix", "tokens")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    tokens: int
+    def __init__(self, prefix: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session", "prompt_tokens", "max_tokens", "stop_tokens", "recent_tokens", "sampling", "answered_tokens", "purpose")
+    __slots__ = ("session", "prompt_tokens", "max_tokens", "stop_tokens", "recent_tokens", "sampling", "answered_tokens", "purpose", "reuse")
     class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PURPOSE_UNSPECIFIED: _ClassVar[OpenSessionRequest.Purpose]
         PURPOSE_ANSWER: _ClassVar[OpenSessionRequest.Purpose]
         PURPOSE_EMBED: _ClassVar[OpenSessionRequest.Purpose]
+        PURPOSE_READ: _ClassVar[OpenSessionRequest.Purpose]
     PURPOSE_UNSPECIFIED: OpenSessionRequest.Purpose
     PURPOSE_ANSWER: OpenSessionRequest.Purpose
     PURPOSE_EMBED: OpenSessionRequest.Purpose
+    PURPOSE_READ: OpenSessionRequest.Purpose
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +296,7 @@ class OpenSessionRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
     session: str
     prompt_tokens: int
     max_tokens: int
@@ -290,19 +305,41 @@ class OpenSessionRequest(_message.Message):
     sampling: Sampling
     answered_tokens: _containers.RepeatedScalarFieldContainer[int]
     purpose: OpenSessionRequest.Purpose
-    def __init__(self, session: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., recent_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., answered_tokens: _Optional[_Iterable[int]] = ..., purpose: _Optional[_Union[OpenSessionRequest.Purpose, str]] = ...) -> None: ...
+    reuse: Reuse
+    def __init__(self, session: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., recent_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., answered_tokens: _Optional[_Iterable[int]] = ..., purpose: _Optional[_Union[OpenSessionRequest.Purpose, str]] = ..., reuse: _Optional[_Union[Reuse, _Mapping]] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "keep_as")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    KEEP_AS_FIELD_NUMBER: _ClassVar[int]
     session: str
-    def __init__(self, session: _Optional[str] = ...) -> None: ...
+    keep_as: str
+    def __init__(self, session: _Optional[str] = ..., keep_as: _Optional[str] = ...) -> None: ...
 
 class CloseSessionReply(_message.Message):
+    __slots__ = ("kept",)
+    class Kept(_message.Message):
+        __slots__ = ("tokens", "can_trim")
+        TOKENS_FIELD_NUMBER: _ClassVar[int]
+        CAN_TRIM_FIELD_NUMBER: _ClassVar[int]
+        tokens: int
+        can_trim: bool
+        def __init__(self, tokens: _Optional[int] = ..., can_trim: _Optional[bool] = ...) -> None: ...
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    kept: CloseSessionReply.Kept
+    def __init__(self, kept: _Optional[_Union[CloseSessionReply.Kept, _Mapping]] = ...) -> None: ...
+
+class DropPrefixesRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DropPrefixesReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

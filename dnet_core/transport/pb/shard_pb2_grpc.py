@@ -74,6 +74,11 @@ class ShardStub:
                 request_serializer=shard__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=shard__pb2.CloseSessionReply.FromString,
                 _registered_method=True)
+        self.DropPrefixes = channel.unary_unary(
+                '/dnet.v1.Shard/DropPrefixes',
+                request_serializer=shard__pb2.DropPrefixesRequest.SerializeToString,
+                response_deserializer=shard__pb2.DropPrefixesReply.FromString,
+                _registered_method=True)
         self.Ring = channel.stream_stream(
                 '/dnet.v1.Shard/Ring',
                 request_serializer=shard__pb2.ToShard.SerializeToString,
@@ -132,6 +137,12 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DropPrefixes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Ring(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -180,6 +191,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=shard__pb2.CloseSessionRequest.FromString,
                     response_serializer=shard__pb2.CloseSessionReply.SerializeToString,
+            ),
+            'DropPrefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropPrefixes,
+                    request_deserializer=shard__pb2.DropPrefixesRequest.FromString,
+                    response_serializer=shard__pb2.DropPrefixesReply.SerializeToString,
             ),
             'Ring': grpc.stream_stream_rpc_method_handler(
                     servicer.Ring,
@@ -403,6 +419,33 @@ class Shard:
             '/dnet.v1.Shard/CloseSession',
             shard__pb2.CloseSessionRequest.SerializeToString,
             shard__pb2.CloseSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnet.v1.Shard/DropPrefixes',
+            shard__pb2.DropPrefixesRequest.SerializeToString,
+            shard__pb2.DropPrefixesReply.FromString,
             options,
             channel_credentials,
             insecure,

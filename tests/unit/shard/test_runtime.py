@@ -54,7 +54,7 @@ class Shard:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         self.runtime.open(
             "driver:d",
-            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER),
+            SessionOrder(session, len(PROMPT), max_tokens, (), (), (), sampling, 1, (), Purpose.ANSWER, None),
         )
 
     def send(self, frame: RingFrame) -> None:

@@ -22,7 +22,7 @@ positions = st.integers(0, 2**32 - 1)
 
 
 def order(sampling: SamplingParams, seed: int = 3, **changes: tuple[int, ...]) -> SessionOrder:
-    return replace(SessionOrder("s", 4, 8, (), (), (), sampling, seed, (), Purpose.ANSWER), **changes)
+    return replace(SessionOrder("s", 4, 8, (), (), (), sampling, seed, (), Purpose.ANSWER, None), **changes)
 
 
 def test_the_key_is_splitmix64() -> None:

@@ -18,7 +18,7 @@ EARLY, LATE = LayerWindow(0, 2), LayerWindow(4, 5)
 
 def session(prompt_tokens: int = 4, max_tokens: int = 3, stop: tuple[int, ...] = (7, 8)) -> Session:
     order = SessionOrder(
-        "s", prompt_tokens, max_tokens, stop, (), (), SamplingParams(), 1, (), Purpose.ANSWER
+        "s", prompt_tokens, max_tokens, stop, (), (), SamplingParams(), 1, (), Purpose.ANSWER, None
     )
     return Session("driver:d", order, [])
 

@@ -49,7 +49,9 @@ def steps() -> list[list[int]]:
 
 
 def session(model: WindowedModel) -> Session:
-    order = SessionOrder("s", len(PROMPT), ANSWER_TOKENS, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER)
+    order = SessionOrder(
+        "s", len(PROMPT), ANSWER_TOKENS, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER, None
+    )
     return Session("driver:d", order, model.make_cache())
 
 
@@ -112,7 +114,7 @@ def test_bits_and_bytes_of_quantised_caches(bits: int, tmp_path: Path) -> None:
 def test_a_short_answer_takes_little_of_a_long_context(tmp_path: Path) -> None:
     model = open_model(write_tiny_model("llama", tmp_path / "model"), "tiny")
     whole = LayerWindow(0, model.num_layers)
-    order = SessionOrder("s", 4, 10, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER)
+    order = SessionOrder("s", 4, 10, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER, None)
     ours = Session("driver:d", order, model.make_cache())
     ours.advance(whole, 0, 3)
     ours.make_room(whole, model.slots(whole), 16)
