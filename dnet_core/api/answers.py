@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -66,7 +66,6 @@ def sampling_params(
     body: Sampled, max_tokens: int | None, logprobs: int | None, grammar: str | None
 ) -> list[SamplingParams]:
     """One entry per choice; each has its own seed, the first the one that was asked for."""
-    seed = secrets.randbits(63) if body.seed is None else body.seed
     base = SamplingParams(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -86,7 +85,9 @@ def sampling_params(
         stop=body.stop,
         grammar=grammar,
     )
-    return [replace(base, seed=(seed + index) % MAX_SEED) for index in range(body.n)]
+    if body.seed is None:
+        return [base] * body.n  # each is given one when it begins
+    return [replace(base, seed=(body.seed + index) % MAX_SEED) for index in range(body.n)]
 
 
 async def answers(
@@ -101,11 +102,13 @@ async def answers(
             async for step in steps:
                 yield step
         return
+    shared = await _read_shared(service, client, asked, usage)
     queue: asyncio.Queue[Step | DnetError | ApiError] = asyncio.Queue(MERGED_STEPS)
 
     async def run(index: int, question: Question) -> None:
         try:
-            async with aclosing(_answer(service, client, index, question, usage)) as steps:
+            answer = _answer(service, client, index, question, usage, is_shared=question.tokens in shared)
+            async with aclosing(answer) as steps:
                 async for step in steps:
                     await queue.put(step)
         except (DnetError, ApiError) as error:
@@ -123,11 +126,24 @@ async def answers(
             yield told
 
 
+async def _read_shared(
+    service: Service, client: str, asked: Sequence[Question], usage: Usage
+) -> set[tuple[int, ...]]:
+    """Read once each prompt that several of `asked` continue; returns these prompts."""
+    counts = Counter(question.tokens for question in asked)
+    shared = {question.tokens: question for question in asked if counts[question.tokens] > 1}
+    for tokens, question in shared.items():
+        async with service.turns.turn(client):
+            usage.cached_tokens += await service.coordinator.read(tokens, question.sampling.seed)
+    return set(shared)
+
+
 async def _answer(
-    service: Service, client: str, index: int, question: Question, usage: Usage
+    service: Service, client: str, index: int, question: Question, usage: Usage, *, is_shared: bool = False
 ) -> AsyncGenerator[Step, None]:
+    """With `is_shared` the prompt has been read, and what of it was known has been counted."""
     coordinator = service.coordinator
-    reader = _Reader(index, question, coordinator.tokenizer, usage)
+    reader = _Reader(index, question, coordinator.tokenizer, usage, is_shared)
     sampling = replace(question.sampling, stop=()) if reader.stop else question.sampling
     async with (
         service.turns.turn(client),
@@ -154,6 +170,7 @@ class _Reader:
     question: Question
     tokenizer: Tokenizer
     usage: Usage
+    is_shared: bool
     calls: CallWriter = field(init=False)
     parser: OutputParser | HarmonyParser | None = field(init=False)
     held: HeldLogprobs | None = field(init=False)
@@ -197,7 +214,8 @@ class _Reader:
     def finish(self, done: GenerationDone) -> Step:
         if done.finish_reason is FinishReason.CANCELLED:
             raise ApiError(503, "the answer was stopped", kind=SERVER, code="cancelled")
-        self.usage.cached_tokens = max(self.usage.cached_tokens, done.cached_tokens)
+        if not self.is_shared:
+            self.usage.cached_tokens += done.cached_tokens
         parts = tuple(self.parser.finish()) if self.parser else ()
         if self.stop is not None:
             parts, stopped = _until_stop(parts, self.stop)

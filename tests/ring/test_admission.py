@@ -152,7 +152,7 @@ async def test_room_that_others_use_is_told_at_once(rings: Rings, model: Path) -
         other, driver = ShardClient(name, channel), f"{DRIVER_PREFIX}other"
         link = ring_link(channel, name, driver, 5, lambda _frame: None, lambda _error: None)
         await stack.enter_async_context(link)
-        order = SessionOrder("theirs", 4, 700, (), (), (), LONG, 1, (), Purpose.ANSWER)
+        order = SessionOrder("theirs", 4, 700, (), (), (), LONG, 1, (), Purpose.ANSWER, None)
         await other.open_session(driver, order)
         with pytest.raises(NoRoom, match="try again") as refused:
             await ring_tokens(ring, PROMPT, LONG)

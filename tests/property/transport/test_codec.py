@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from dnet_core import errors
 from dnet_core.errors import DnetError, LoadError, PeerLost, ProtocolError
 from dnet_core.transport import codec
-from dnet_core.transport.control import Hop, Limits, LoadOrder, LoadReport, LoadStep, Purpose, SessionOrder
+from dnet_core.transport.control import (
+    Hop,
+    KeptPrefix,
+    Limits,
+    LoadOrder,
+    LoadReport,
+    LoadStep,
+    Purpose,
+    Reuse,
+    SessionOrder,
+)
 from dnet_core.transport.failures import code_of, rebuild
 from dnet_core.transport.frames import (
     Activation,
@@ -141,6 +151,7 @@ def test_load_orders(
     prompt_tokens=u32,
     lists=st.tuples(tokens, tokens, tokens, tokens),
     purpose=st.sampled_from(Purpose),
+    reuse=st.none() | st.builds(Reuse, names, u32),
 )
 def test_session_orders(
     params: SamplingParams,
@@ -148,12 +159,23 @@ def test_session_orders(
     prompt_tokens: int,
     lists: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     purpose: Purpose,
+    reuse: Reuse | None,
 ) -> None:
     assert params.seed is not None
     assert params.max_tokens is not None
     stop, recent, special, answered = lists
     order = SessionOrder(
-        name, prompt_tokens, params.max_tokens, stop, recent, special, params, params.seed, answered, purpose
+        name,
+        prompt_tokens,
+        params.max_tokens,
+        stop,
+        recent,
+        special,
+        params,
+        params.seed,
+        answered,
+        purpose,
+        reuse,
     )
     message = pb.OpenSessionRequest.FromString(codec.encode_session(order).SerializeToString())
     assert codec.decode_session(message) == order
@@ -164,6 +186,12 @@ def test_load_reports(step: LoadStep, done: int, total: int, text: str) -> None:
     report = LoadReport(step, done, total, text)
     message = pb.LoadProgress.FromString(codec.encode_report(report).SerializeToString())
     assert codec.decode_report(message) == report
+
+
+@given(kept=st.none() | st.builds(KeptPrefix, u32, st.booleans()))
+def test_kept_prefixes(kept: KeptPrefix | None) -> None:
+    message = pb.CloseSessionReply.FromString(codec.encode_kept(kept).SerializeToString())
+    assert codec.decode_kept(message) == kept
 
 
 UNLAWFUL = {

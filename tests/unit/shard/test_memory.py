@@ -112,7 +112,7 @@ def test_a_chunk_is_computed_in_its_workspace(architecture: str, chunk: int, tmp
         write_tiny_model(architecture, directory, overrides=CASES[architecture])
     model = open_model(directory, "tiny")
     whole = LayerWindow(0, model.num_layers)
-    order = SessionOrder("s", context - 1, 1, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER)
+    order = SessionOrder("s", context - 1, 1, (), (), (), SamplingParams(), 1, (), Purpose.ANSWER, None)
     session = Session("driver:d", order, model.make_cache())
     peak = held = 0
     for position in range(0, context, chunk):

@@ -1,0 +1,156 @@
+"""Kept prefixes on a ring: who drops them, what happens when they are gone, answers that share a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnet_core.coordinator import Coordinator
+from dnet_core.generate.keeping import Keeper
+from dnet_core.transport.control import ShardStatus
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.types.generation import SamplingParams, TokenText
+from tests.conftest import Rings
+from tests.golden.test_prefixes import CHUNK, NEVER_END, MlxLm, answer
+from tests.ring_tools import reference_tokens, ring_plan, statuses, until_idle
+from tests.tiny_models import write_tiny_model
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+GREEDY = SamplingParams(max_tokens=8, logit_bias=NEVER_END)
+CONTEXT = 512
+
+
+def prompt(first: int, length: int = 60) -> tuple[int, ...]:
+    return tuple((first * 31 + 7 * i) % 250 + 5 for i in range(length))
+
+
+@pytest.fixture(scope="module")
+def model(models: Path) -> Path:
+    return write_tiny_model("llama", models / "prefixes")
+
+
+async def loaded(rings: Rings, model: Path, shards: int = 2) -> Coordinator:
+    ring = await rings(shards)
+    await ring.load(str(model), ring_plan(model, ring.peers, [5] if shards == 1 else [2, 5]), CHUNK)
+    return ring
+
+
+def prefixes(found: tuple[ShardStatus, ...]) -> list[set[str]]:
+    return [set(status.prefixes) for status in found]
+
+
+async def test_all_shards_keep_the_same_and_unload_drops_it(rings: Rings, model: Path) -> None:
+    ring = await loaded(rings, model)
+    for first in range(3):
+        await answer(ring, prompt(first), GREEDY)
+    found = await statuses(ring)
+    one, other = prefixes(found)
+    assert one == other
+    assert len(one) == 3
+    assert all(status.prefix_bytes > 0 for status in found)
+    await ring.unload()
+    found = await statuses(ring)
+    assert prefixes(found) == [set(), set()]
+    assert all(status.prefix_bytes == 0 for status in found)
+
+
+async def test_a_prefix_that_a_shard_has_lost_is_read_anew(
+    rings: Rings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard only: the others must not go on with what they have."""
+    ring = await loaded(rings, model)
+    tokens = prompt(1)
+    expected, _ = await answer(ring, tokens, GREEDY)
+    client: ShardClient = ring._driver()._shards[1]
+    (kept,) = (await statuses(ring))[1].prefixes
+    await client.drop_prefixes([kept])
+    got, done = await answer(ring, tokens, GREEDY)
+    assert done.cached_tokens == 0
+    assert [t.token for t in got] == [t.token for t in expected]
+    one, other = prefixes(await until_idle(ring))
+    assert one == other
+    assert kept not in one
+    _, done = await answer(ring, tokens, GREEDY)
+    assert done.cached_tokens == len(tokens) - 1
+
+
+async def test_sessions_have_room_before_prefixes(rings: Rings, model: Path) -> None:
+    """Many conversations fill the room with prefixes; every session is still served, the oldest go."""
+    ring = await loaded(rings, model)
+    room = (await statuses(ring))[0].kv_room_bytes
+    assert room > 0
+    driver = ring._driver()
+    per_prefix = 0
+    for first in range(4):
+        await answer(ring, prompt(first), GREEDY)
+    found = await statuses(ring)
+    per_prefix = found[0].prefix_bytes // 4
+    assert found[0].prefix_bytes + found[0].kv_taken_bytes <= room
+    assert per_prefix > 0
+    assert driver.end is None
+
+
+async def test_a_stopped_answer_is_kept_as_far_as_all_shards_have_it(rings: Rings, model: Path) -> None:
+    ring = await loaded(rings, model)
+    tokens = prompt(5)
+    heard: list[int] = []
+    async with aclosing(ring.generate_from(tokens, replace(GREEDY, max_tokens=400))) as events:
+        async for event in events:
+            if isinstance(event, TokenText):
+                heard.append(event.token)
+                if len(heard) == 20:
+                    break
+    await until_idle(ring)
+    following = (*tokens, *heard, 9, 8, 7)
+    got, done = await answer(ring, following, GREEDY)
+    assert len(tokens) + 19 <= done.cached_tokens <= len(tokens) + 20
+    mlx_lm = MlxLm(model)
+    mlx_lm.turn(tokens, done.cached_tokens - len(tokens) + 1, NEVER_END)
+    assert [t.token for t in got] == mlx_lm.turn(following, 8, NEVER_END)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_answers_share_a_prompt_that_is_read_once(shards: int, rings: Rings, model: Path) -> None:
+    """With seeds they are, bit for bit, the answers that each would have been alone."""
+    ring = await loaded(rings, model, shards)
+    tokens = prompt(8, 100)
+    requests = [replace(GREEDY, temperature=1.0, seed=seed, logprobs=2) for seed in range(4)]
+
+    def bits(got: list[TokenText]) -> list[tuple[Any, ...]]:
+        return [(t.token, t.logprob, t.top_logprobs) for t in got]
+
+    alone = []
+    for request in requests:
+        ring = await loaded(rings, model, shards)  # knows nothing
+        alone.append(bits((await answer(ring, tokens, request))[0]))
+    ring = await loaded(rings, model, shards)
+    steps = sum(status.steps for status in await statuses(ring))
+    assert await ring.read(tokens, 0) == 0
+    read = sum(status.steps for status in await until_idle(ring)) - steps
+    assert read == 7 * shards, "99 tokens in chunks of 16, on each shard"
+    together = await asyncio.gather(*(answer(ring, tokens, request) for request in requests))
+    assert [bits(got) for got, _ in together] == alone
+    assert {done.cached_tokens for _, done in together} == {len(tokens) - 1}
+    assert len({tuple(got) for got in map(tuple, alone)}) == 4
+    assert await ring.read(tokens, 0) == len(tokens) - 1
+
+
+async def test_another_head_finds_nothing(rings: Rings, model: Path) -> None:
+    """A driver that goes takes its prefixes with it."""
+    ring = await loaded(rings, model)
+    await answer(ring, prompt(3), GREEDY)
+    assert all(prefixes(await statuses(ring)))
+    driver = ring._driver()
+    stranger = Keeper(driver._shards, CHUNK)
+    assert stranger.find(prompt(3), same_bits=False) is None
+    expected = reference_tokens(model, prompt(3), 8, CHUNK)
+    await loaded(rings, model)
+    assert prefixes(await statuses(ring)) == [set(), set()]
+    got, _ = await answer(ring, prompt(3), replace(GREEDY, logit_bias=()))
+    assert [t.token for t in got] == expected
