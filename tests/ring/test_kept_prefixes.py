@@ -80,22 +80,6 @@ async def test_a_prefix_that_a_shard_has_lost_is_read_anew(
     assert done.cached_tokens == len(tokens) - 1
 
 
-async def test_sessions_have_room_before_prefixes(rings: Rings, model: Path) -> None:
-    """Many conversations fill the room with prefixes; every session is still served, the oldest go."""
-    ring = await loaded(rings, model)
-    room = (await statuses(ring))[0].kv_room_bytes
-    assert room > 0
-    driver = ring._driver()
-    per_prefix = 0
-    for first in range(4):
-        await answer(ring, prompt(first), GREEDY)
-    found = await statuses(ring)
-    per_prefix = found[0].prefix_bytes // 4
-    assert found[0].prefix_bytes + found[0].kv_taken_bytes <= room
-    assert per_prefix > 0
-    assert driver.end is None
-
-
 async def test_a_stopped_answer_is_kept_as_far_as_all_shards_have_it(rings: Rings, model: Path) -> None:
     ring = await loaded(rings, model)
     tokens = prompt(5)
