@@ -202,16 +202,17 @@ async def test_answers_that_run_at_once_all_go_on(ring: Coordinator, model: Path
     short = replace(GREEDY, max_tokens=4)
     bound = replace(SEEDED, grammar=GRAMMAR)
     asked = ((PROMPT, SEEDED), (PROMPT, stopping), (PROMPT[::-1], bound), (LONG_PROMPT, short))
-    alone = [await Reader().read(ring, *question) for question in asked]
+    # Not the long one: its prompt would be known, and not be read any more when the shard is lost.
+    alone = [await Reader().read(ring, *question) for question in asked[:3]]
     readers = [Reader() for _ in asked]
     async with asyncio.TaskGroup() as tasks:
         for reader, question in zip(readers, asked, strict=True):
             tasks.create_task(reader.read(ring, *question))
         await asyncio.gather(readers[0].until(TokenText, 3), readers[3].until(PromptProgress, 5))
         kill(ring, 1)
-    assert [reader.tokens for reader in readers] == [reader.tokens for reader in alone]
-    assert [reader.text for reader in readers] == [reader.text for reader in alone]
-    assert [r.done.finish_reason for r in readers] == [r.done.finish_reason for r in alone]
+    assert [reader.tokens for reader in readers[:3]] == [reader.tokens for reader in alone]
+    assert [reader.text for reader in readers[:3]] == [reader.text for reader in alone]
+    assert [r.done.finish_reason for r in readers[:3]] == [r.done.finish_reason for r in alone]
     assert all(len(reader.seen(Paused)) == 1 for reader in readers)
     assert readers[0].tokens == expected(model, PROMPT, SEEDED)
     assert readers[1].done.finish_reason is FinishReason.STOP
