@@ -193,6 +193,8 @@ class ModelPicker(ModalScreen[None]):
             return
         if row.transfer is not None:
             self._librarian.cancel_download(row.entry.id)
+        elif row.entry.is_here:
+            self.notify(f"{row.entry.id} is on this machine already.", markup=False)
         else:
             self._librarian.download(row.entry.id)
 

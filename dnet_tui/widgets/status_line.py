@@ -63,7 +63,8 @@ class StatusLine(Widget):
         ]
         name = self.view.model_name
         if name is not None:
-            left.append((f"  {name}", Style(bold=True)))
+            shown = name if self.size.width >= 100 else name.rpartition("/")[2] or name
+            left.append((f"  {shown}", Style(bold=True)))
         left += self._step(look)
         right = [*self._speed_pieces(look), *self._endpoint_pieces(look), (" ", Style())]
         return two_sides(left, right, self.size.width, base)
@@ -110,6 +111,11 @@ class StatusLine(Widget):
     def _downloads_text(self) -> str:
         downloads = self.work.downloads
         (model, transfer), *others = downloads.items()
+        if self.size.width < 120:
+            done = sum(t.done_bytes for t in downloads.values())
+            total = sum(t.total_bytes for t in downloads.values())
+            stalled = " stalled" if any(t.is_stalled(self.now_s) for t in downloads.values()) else ""
+            return f"↓ {done / max(1, total):.0%}{stalled}"
         if others:
             done = sum(t.done_bytes for t in downloads.values())
             total = sum(t.total_bytes for t in downloads.values())
