@@ -150,9 +150,10 @@ class PersonalApp(App[None], inherit_bindings=False):
     # --- settings ---------------------------------------------------------------------------------------
 
     def _apply(self, preferences: Preferences) -> None:
-        self.preferences = preferences
+        keys = self._lawful_keys(preferences.keys)
+        self.preferences = preferences.model_copy(update={"keys": keys})
         self.theme = THEMES[preferences.theme]
-        self.set_keymap(self._lawful_keys(preferences.keys))
+        self.set_keymap(keys)
         self.conversation.unfolds = preferences.show_thoughts
         self.conversation.take_defaults(self._personal.override(preferences.chat))
 

@@ -21,7 +21,7 @@ from dnet_tui.keys import Key, clash, keys_now, keys_text
 from dnet_tui.preferences import Preferences
 from dnet_tui.widgets.form import Form
 
-_LINE_CELLS = 74
+_LINE_CELLS = 73
 _KEYS_HINT = "enter changes a key · x gives it its own back · ctrl+r resets all"
 
 
@@ -83,7 +83,7 @@ class SettingsScreen(ModalScreen[None]):
                 options.append(Option(Text(scope, style="dim"), disabled=True))
             mark = "*" if key.id in changed else " "
             line = Text(no_wrap=True)
-            line.append(f"{mark}{keys_text(keys_now(key, changed)):<16}", "bold")
+            line.append(f"{mark}{keys_text(keys_now(key, changed)):<20}", "bold")
             line.append(f" {key.title}")
             line.truncate(_LINE_CELLS, overflow="ellipsis")
             options.append(Option(line, id=key.id))

@@ -403,8 +403,8 @@ async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk
         await give("z")
         assert "z is typed into the prompt" in desk.screen_text()
         assert desk.app.preferences.keys == {}
-        await give("f9")
-        assert desk.app.preferences.keys == {"chat.new": "f9"}
+        await give("f10")
+        assert desk.app.preferences.keys == {"chat.new": "f10"}
         await desk.pilot.press("escape")
         await ask(desk, "A question")
         await desk.pilot.press("ctrl+n")
@@ -412,8 +412,8 @@ async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk
         await desk.pilot.press("f1")
         await desk.pilot.pause()
         line = next(line for line in desk.screen_text().splitlines() if "Start a new conversation" in line)
-        assert "F9" in line
-        await desk.pilot.press("escape", "f9")
+        assert "F10" in line
+        await desk.pilot.press("escape", "f10")
         assert desk.turns == ()
         screen = await open_settings(desk)
         screen.query_one(TabbedContent).active = "tab-keys"

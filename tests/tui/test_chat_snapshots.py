@@ -49,7 +49,7 @@ async def unfolded(fake: FakeCoordinator, pilot: Pilot[None]) -> None:
 
 async def pointed(fake: FakeCoordinator, pilot: Pilot[None]) -> None:
     await answered(fake, pilot)
-    await pilot.press("f9")  # its key here
+    await pilot.press("f10")  # its key here
     ended = len(fake.ended)
     while len(fake.ended) == ended:
         await fake.gate.step()
@@ -138,7 +138,7 @@ def test_the_conversation_looks_as_agreed(name: str, snap_compare: SnapCompare, 
     fake = four(answer)
     kept = History(tmp_path / "chats.db")
     personal = Personal(
-        preferences=Preferences.model_validate({"theme": theme, "keys": {"chat.again": "f9"}}), history=kept
+        preferences=Preferences.model_validate({"theme": theme, "keys": {"chat.again": "f10"}}), history=kept
     )
 
     async def before(pilot: Pilot[Any]) -> None:

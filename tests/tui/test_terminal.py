@@ -205,27 +205,6 @@ def test_the_demonstration_runs_in_a_terminal(terminal: Terminal) -> None:
     terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
 
 
-def test_the_chat_is_there_after_a_restart(terminal: Terminal) -> None:
-    """The one of the test before, in the same home: found by its words, opened, gone on with."""
-    start(terminal, "--shards", "2", "--temperature", "0")
-    terminal.until("model", lambda s: "● 2 devices" in s, READY_S)
-    terminal.press("C-f")
-    terminal.until("history", lambda s: "1 turn" in s or "2 turns" in s, QUICK_S)
-    terminal.press("/")
-    terminal.type("capital")
-    terminal.press("Enter")
-    terminal.until(
-        "list", lambda s: "What is the capital" in s and "ship" not in s.split("turns")[0], QUICK_S
-    )
-    terminal.press("Enter")
-    screen = terminal.until("chat", lambda s: "■ stopped after" in s and "History ─" not in s, QUICK_S)
-    terminal.press("Up")
-    terminal.until("prompt", lambda s: "Write a very long story" in s, QUICK_S)
-    assert "tok" in screen
-    terminal.press("C-c", "C-c", "C-c")
-    terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
-
-
 def test_a_model_that_is_not_there_is_said_in_the_chat(terminal: Terminal) -> None:
     start(terminal, "--model", "./no/such/model")
     screen = terminal.until("reason", lambda s: "not loaded" in s and "✗" in s, READY_S)
