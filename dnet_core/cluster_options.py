@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dnet_core.errors import StartError
 from dnet_core.memory_option import MemoryLimit, memory_limit
+from dnet_core.option_types import port, whole_number
 
 if TYPE_CHECKING:
     from dnet_core.discover.static import StaticTarget
@@ -67,11 +68,11 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hostfile", type=Path, metavar="FILE", help="more of them: lines 'HOST[:PORT] [NAME]', or JSON"
     )
-    group.add_argument("--cluster", default="default", help="see only shards of this cluster")
+    group.add_argument("--cluster", default="default", metavar="NAME", help="see only shards of this cluster")
     group.add_argument("--no-mdns", action="store_true", help="do not look for devices on the network")
     group.add_argument(
         "--grpc-port",
-        type=int,
+        type=port,
         metavar="PORT",
         help="where other devices reach the shard here (default: any free port)",
     )
@@ -100,7 +101,7 @@ def read_cluster_options(options: argparse.Namespace) -> ClusterOptions:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1 (to start none here: --no-local-shard)")
     return number

@@ -17,6 +17,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError
 from dnet_core.loading import LoadedModel
+from dnet_core.option_types import at_least_one, one_of, port
 from dnet_core.settings import read_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
@@ -80,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     http.add_argument(
         "--http-port",
-        type=_port,
+        type=port,
         default=8080,
         metavar="PORT",
         help="0 picks a free one (default: %(default)s)",
@@ -100,40 +101,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     http.add_argument(
         "--sessions",
-        type=_at_least_one,
+        type=at_least_one,
         default=4,
         metavar="N",
         help="answers that are generated at once (default: %(default)s)",
     )
     http.add_argument(
         "--waiting",
-        type=_at_least_one,
+        type=at_least_one,
         default=64,
         metavar="N",
         help="requests that may wait for their turn; more are told to come back (default: %(default)s)",
     )
     http.add_argument(
         "--queue",
-        type=QueuePolicy,
+        type=one_of(QueuePolicy),
         choices=list(QueuePolicy),
         default=QueuePolicy.FAIR,
         help="who is next: clients in turn, or requests as they came (default: %(default)s)",
     )
     return parser.parse_args(arguments)
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
-    return number
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from dnet_core.chunks import CHUNK_TOKENS, chunk_tokens_of
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.errors import RequestError
+from dnet_core.option_types import at_least_one, one_of
 from dnet_core.planning import DEFAULT_CONTEXT_TOKENS
 from dnet_core.profile.device import DISK_READ_SIZE_BYTES, profile_from_json, profile_to_json, request_for
 from dnet_core.profile.model import profile_model
@@ -101,7 +102,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     device.add_argument(
         "--model", metavar="ID_OR_PATH", help="measure what this model needs (default: a common layer)"
     )
-    device.add_argument("--name", default=socket.gethostname().split(".")[0], help="(default: %(default)s)")
+    device.add_argument(
+        "--name", default=socket.gethostname().split(".")[0], help="what to call it (default: %(default)s)"
+    )
     device.add_argument("--fresh", action="store_true", help="even if it was measured before")
     links = kinds.add_parser("links", help="measure every hop between the devices that are found")
     add_cluster_options(links)
@@ -121,35 +124,62 @@ def _add_solve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--links", type=Path, metavar="FILE", help="link profiles (default: assumed)")
     parser.add_argument(
         "--assume-links",
-        type=Medium,
+        type=one_of(Medium),
         choices=list(_ASSUMED),
         default=Medium.ETHERNET,
         help="what all links are like without --links (default: %(default)s)",
     )
     parser.add_argument("--model", required=True, metavar="FILE|ID", help="a model profile, or a model")
     parser.add_argument(
-        "--seq-len", type=_count, metavar="TOKENS", help="context (default: the model's, at most 8192)"
-    )
-    parser.add_argument("--kv-bits", type=int, choices=[16, 8, 4], default=16)
-    parser.add_argument("--batch", type=_count, default=1, help="sequences at once (default: 1)")
-    parser.add_argument(
-        "--prompt-tokens", type=_count, default=1000, help="of a typical request (default: 1000)"
+        "--seq-len", type=at_least_one, metavar="TOKENS", help="context (default: the model's, at most 8192)"
     )
     parser.add_argument(
-        "--answer-tokens", type=_count, default=300, help="of a typical request (default: 300)"
+        "--kv-bits",
+        type=int,
+        choices=[16, 8, 4],
+        default=16,
+        help="of each number in the KV cache (default: 16)",
     )
-    parser.add_argument("--objective", type=Objective, choices=list(Objective), default=Objective.LATENCY)
-    parser.add_argument("--max-rounds", type=_count, default=8, metavar="K")
+    parser.add_argument(
+        "--batch", type=at_least_one, default=1, metavar="N", help="sequences at once (default: 1)"
+    )
+    parser.add_argument(
+        "--prompt-tokens",
+        type=at_least_one,
+        default=1000,
+        metavar="N",
+        help="of a typical request (default: 1000)",
+    )
+    parser.add_argument(
+        "--answer-tokens",
+        type=at_least_one,
+        default=300,
+        metavar="N",
+        help="of a typical request (default: 300)",
+    )
+    parser.add_argument(
+        "--objective",
+        type=one_of(Objective),
+        choices=list(Objective),
+        default=Objective.LATENCY,
+        help="what is made best: one request, or many together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rounds",
+        type=at_least_one,
+        default=8,
+        metavar="K",
+        help="at most so many windows on a device (default: 8)",
+    )
     parser.add_argument("--no-streaming", action="store_true", help="all layers must stay in memory")
-    parser.add_argument("--exclude", action="append", default=[], metavar="DEVICE")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="gets no layers; may be given several times",
+    )
     parser.add_argument("--head", metavar="DEVICE", help="who has the embedding (default: whoever is best)")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 # ---- profile ----

@@ -81,8 +81,10 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
         return inherited_api_keys()
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise StartError(f"the API keys cannot be read: {error}") from error
+    except OSError as error:
+        raise StartError(f"the API keys in {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(f"{file} holds no API keys: it is no text") from error
     keys = tuple(line.strip() for line in lines if line.strip())
     if not keys:
         raise StartError(f"{file} holds no API key: write one per line")

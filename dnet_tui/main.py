@@ -15,6 +15,7 @@ from typing import NoReturn
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
+from dnet_core.option_types import port, whole_number
 from dnet_core.settings import has_own_screen, paths, read_keys
 from dnet_tui.chat import ChatOverrides
 from dnet_tui.wishes import EndpointWish
@@ -49,7 +50,7 @@ def options_parser() -> argparse.ArgumentParser:
     ring.add_argument(
         "--model",
         metavar="ID_OR_PATH",
-        help="Hugging Face id or local directory"
+        help="Hugging Face id, local directory or .gguf file"
         f" (default: the one chosen last; at first the sample, {SAMPLE_MODEL})",
     )
     ring.add_argument(
@@ -68,7 +69,7 @@ def options_parser() -> argparse.ArgumentParser:
     )
     http.add_argument(
         "--http-port",
-        type=_port,
+        type=port,
         default=8080,
         metavar="PORT",
         help="0 picks a free one (default: %(default)s)",
@@ -95,17 +96,10 @@ def options_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
-    return number
-
-
 def _num_macs(text: str) -> int:
-    number = int(text)
+    number = whole_number(text)
     if not 1 <= number <= MOST_MACS:
-        raise argparse.ArgumentTypeError(f"between 1 and {MOST_MACS}")
+        raise argparse.ArgumentTypeError(f"between 1 and {MOST_MACS}, not {number}")
     return number
 
 

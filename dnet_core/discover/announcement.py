@@ -46,7 +46,9 @@ class Announcement:
             value = getattr(self, field)
             # These words are drawn on terminals: no escape sequences, no line breaks.
             if not value or not value.isprintable() or len(value.encode()) > MAX_TXT_VALUE_BYTES:
-                raise ValueError(f"not a lawful {field}: {value!r}")
+                raise ValueError(
+                    f"{value!r} is no {field}: use 1 to {MAX_TXT_VALUE_BYTES} bytes of printable text"
+                )
         for field in ("grpc_port", "http_port"):
             if not 0 <= getattr(self, field) < 65536:
                 raise ValueError(f"not a port: {field} = {getattr(self, field)}")

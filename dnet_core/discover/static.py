@@ -84,8 +84,10 @@ def read_hostfile(path: Path) -> tuple[StaticTarget, ...]:
     """Read a hostfile, JSON if it starts with `[` or `{`, else text. Raises StartError with file and line."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"cannot read the hostfile {path}: {error}") from error
+    except OSError as error:
+        raise StartError(f"cannot read the hostfile {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"cannot read the hostfile {path}: it is no text") from error
     # A text hostfile may start with a bracket too: [2001:db8::7]
     is_json = path.suffix == ".json" or re.match(r"\s*(\{|\[\s*[\{\]])", text) is not None
     targets: dict[str, StaticTarget] = {}

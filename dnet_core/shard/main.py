@@ -24,6 +24,7 @@ from dnet_core.discover.announcement import Announcement, new_id
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, StartError
 from dnet_core.memory_option import memory_limit
+from dnet_core.option_types import port
 from dnet_core.settings import inherited_cluster_key, paths
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.server import ShardServer
@@ -61,10 +62,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     host_name = socket.gethostname().split(".")[0]
     parser.add_argument("--name", default=host_name, help="what the ring calls it (default: %(default)s)")
-    parser.add_argument("--cluster", default="default", help="only heads of this cluster see it")
+    parser.add_argument(
+        "--cluster", default="default", metavar="NAME", help="only heads of this cluster see it"
+    )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
-    parser.add_argument("--grpc-port", type=int, help="0 picks a free one (default: 58081)")
-    parser.add_argument("--http-port", type=int, default=8081, help="serves /health (default: 8081)")
+    parser.add_argument("--grpc-port", type=port, metavar="PORT", help="0 picks a free one (default: 58081)")
+    parser.add_argument(
+        "--http-port",
+        type=port,
+        default=8081,
+        metavar="PORT",
+        help="serves /health; 0 picks a free one (default: 8081)",
+    )
     parser.add_argument(
         "--memory",
         type=memory_limit,
@@ -74,11 +83,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-mdns", action="store_true", help="do not announce; heads need --peer")
     parser.add_argument("--join", metavar="KEY", help="take this cluster key for this machine, then serve")
     parser.add_argument("--show-key", action="store_true", help="print this machine's cluster key and exit")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="what is written to stderr (default: %(default)s)",
+    )
     parser.add_argument("--version", action="version", version=f"dnet-shard {__version__}")
     # A child of a head on this machine: serves on this socket file, and only as long as its stdin is open.
     parser.add_argument("--child-socket", type=Path, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="cache {list,clear}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     cache = commands.add_parser("cache", help="the layer files that streaming keeps on this machine's disk")
     cache.add_argument("action", choices=["list", "clear"], help="show what they take, or remove them")
     return parser.parse_args(arguments)
