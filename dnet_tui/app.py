@@ -27,16 +27,19 @@ from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
 from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
+from dnet_core.types.plan import Solution
 from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
 from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
+from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
+from dnet_tui.screens.plan import PlanScreen
 from dnet_tui.service_app import ServiceApp, Services
 from dnet_tui.serving import EndpointState
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
-from dnet_tui.widgets.activity_log import LogView
+from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.layer_strip import LayerStrip
@@ -47,7 +50,7 @@ OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
 _CANCELLED = "loading was cancelled: ctrl+o chooses a model, ctrl+r loads this one"
 
 
-class DnetApp(ServiceApp):
+class DnetApp(PlanApp):
     """The screen over one cluster, which `open_cluster` starts once the first frame is painted."""
 
     CSS_PATH = "styles/app.tcss"
@@ -155,9 +158,11 @@ class DnetApp(ServiceApp):
         self.work_in_hand = work_on(self.work_in_hand, event, self._timing.clock())
         self._view_pace.ask()
 
-    def _load(self) -> None:
-        """Load the model, instead of one that is being loaded; then send what waits for it."""
-        self._loader = self._load_after(self._loader)
+    def _load(self, plan: Solution | None = None) -> None:
+        """Load the model (as `plan` says, or as it is best), instead of one that is being loaded; then send
+        what waits for it.
+        """
+        self._loader = self._load_after(self._loader, plan)
 
     def load_model(self, model: str) -> None:
         self._model = model
@@ -170,6 +175,13 @@ class DnetApp(ServiceApp):
     @property
     def cluster_view(self) -> ClusterView:
         return self.view
+
+    def load_plan(self, plan: Solution) -> None:
+        self._load(plan)
+
+    @property
+    def newest_view(self) -> ClusterView:
+        return self._seen
 
     def action_escape(self) -> None:
         """Stop an answer; while a model loads and nothing else is to be stopped, cancel that, asking once."""
@@ -185,7 +197,7 @@ class DnetApp(ServiceApp):
             self.notify(f"esc again cancels loading {self._model}", markup=False)
 
     @work(group="load")
-    async def _load_after(self, before: Worker[None] | None) -> None:
+    async def _load_after(self, before: Worker[None] | None, plan: Solution | None) -> None:
         if before is not None:
             before.cancel()
             with suppress(WorkerError):
@@ -197,7 +209,7 @@ class DnetApp(ServiceApp):
         self._seen = prepare(self._seen, self._model)
         self._view_pace.ask()
         try:
-            loaded = await cluster.load(self._model)
+            loaded = await cluster.load(self._model, plan)
         except DnetError as error:
             self.conversation.refuse(str(error))
             self._fold(LoadFailed(self._model, str(error)))
@@ -248,13 +260,14 @@ class DnetApp(ServiceApp):
 
     def _show_view(self) -> None:
         self.view = self._seen
+        self._side.log_lines = self._activity.lines  # some events change nothing else
         self._show_work()
         self._sync_ticker()
 
     def watch_view(self, view: ClusterView) -> None:
         self._status.view = self._strip.view = self._devices.view = self._side.view = view
         self.show_devices(view)
-        self._side.log_lines = self._activity.lines
+        self.show_in_screens(view)
         self.conversation.is_ready = isinstance(view.model, Ready)
         self.conversation.problem = view.model.message if isinstance(view.model, Unusable) else None
         self._sync_ticker()
@@ -309,17 +322,20 @@ class DnetApp(ServiceApp):
         return (
             everywhere,
             (EVERYWHERE, ServiceApp),
+            (EVERYWHERE, PlanApp),
             (EVERYWHERE, DnetApp),
             *rest,
             ("in the strip", LayerStrip),
             ("in the devices", DeviceList),
+            ("in the activity log", ActivityLog),
             ("in the activity log", LogView),
+            ("in the plan", PlanScreen),
         )
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.personal_commands()
         yield from self.service_commands()
-        for binding in DnetApp.BINDINGS:
+        for binding in [*PLAN_BINDINGS, *DnetApp.BINDINGS]:
             assert isinstance(binding, Binding), "all are written out"
             run = partial(self.run_action, binding.action)
             yield SystemCommand(binding.description, binding.tooltip, run)

@@ -21,6 +21,7 @@ from dnet_tui.look import Look, look_of
 from dnet_tui.widgets.device_card import wrapped
 from dnet_tui.widgets.paint import Piece, row
 
+_TITLE = "Activity  [dim]/ filters[/]"
 _INDENT = 9  # under the time stamp
 _MOST_ROWS = 6  # of one line
 
@@ -77,7 +78,19 @@ class LogView(ScrollView, can_focus=True):
         self.virtual_size = Size(width, len(self._rows))
         self.refresh()
         if self._follows:
-            self.call_after_refresh(self.scroll_end, animate=False)
+            self.call_after_refresh(self._to_newest)
+
+    def _to_newest(self) -> None:
+        if self._follows:
+            self.scroll_end(animate=False, immediate=True)
+
+    def action_scroll_home(self) -> None:
+        self._follows = False
+        self.scroll_home(animate=False, immediate=True)
+
+    def action_scroll_end(self) -> None:
+        self._follows = True
+        self._to_newest()
 
     def render_line(self, y: int) -> Strip:
         index, width = y + round(self.scroll_y), self.size.width
@@ -105,7 +118,12 @@ class ActivityLog(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "slash", "filter", "Filter", id="activity.filter", tooltip="Show only lines with these words"
+            "slash",
+            "filter",
+            "Filter",
+            show=False,
+            id="activity.filter",
+            tooltip="Show only lines with these words",
         ),
         Binding("escape", "clear", "All lines", show=False, id="activity.clear"),
     ]
@@ -122,8 +140,7 @@ class ActivityLog(Vertical):
         yield self._filter
 
     def on_mount(self) -> None:
-        self.border_title = "Activity"
-        self.border_subtitle = "/ filters"
+        self.border_title = _TITLE
         self._filter.display = False
 
     def watch_lines(self) -> None:
@@ -143,7 +160,8 @@ class ActivityLog(Vertical):
         wanted = self._filter.value if self._filter.display else ""
         shown = tuple(line for line in self.lines if line.matches(wanted)) if wanted else self.lines
         self._view.lines = shown
-        self.border_subtitle = f"{len(shown)} of {len(self.lines)} · esc shows all" if wanted else "/ filters"
+        narrowed = f"Activity  [dim]{len(shown)} of {len(self.lines)} · esc shows all[/]"
+        self.border_title = narrowed if wanted else _TITLE
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._filter.display if action == "clear" else True

@@ -81,7 +81,14 @@ class LayerStrip(Widget, can_focus=True):
         Binding("right,l", "move(1)", "Layer after", show=False, id="strip.right"),
         Binding("home,g", "move(-100000)", "First layer", show=False, id="strip.first"),
         Binding("end,G", "move(100000)", "Last layer", show=False, id="strip.last"),
-        Binding("enter", "open", "Open", id="strip.open", tooltip="Everything known of the layer's device"),
+        Binding(
+            "enter",
+            "open",
+            "Open",
+            show=False,
+            id="strip.open",
+            tooltip="Everything known of the layer's device",
+        ),
     ]
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
@@ -146,7 +153,7 @@ class LayerStrip(Widget, can_focus=True):
         elif self._named is not None:
             pieces = [(layer_text(self.view, plan, self._named), look.text)]
         else:
-            pieces = self._labels(plan, width, look)
+            pieces = strip_labels(self.view, plan, width, look)
         return row(pieces, width, base)
 
     # --- the bar ------------------------------------------------------------------------------------
@@ -164,7 +171,7 @@ class LayerStrip(Widget, can_focus=True):
             if x == at:
                 pieces.append(("▼", fg(look.foreground, bold=True)))
             elif plain:
-                pieces.append((_plain_glyph(left, names), Style()))
+                pieces.append((plain_glyph(left, names), Style()))
             else:
                 pieces.append(paint.cell(left, right))
         return pieces
@@ -181,34 +188,34 @@ class LayerStrip(Widget, can_focus=True):
             glows.append(tuple(_REST + (1 - _REST) * min(1.0, share) for share in (computing, reading)))
         return [(resident, streamed) for resident, streamed in glows]
 
-    # --- the words under it ---------------------------------------------------------------------------
 
-    def _labels(self, plan: RingPlan, width: int, look: Look) -> list[Piece]:
-        named = letters(self.view)
-        order = list(named)
-        starts = [window.start * width // plan.num_layers for window, _ in plan.path]
-        pieces: list[Piece] = []
-        used = 0
-        for index, (window, peer) in enumerate(plan.path):
-            start = max(starts[index], used + (index > 0))
-            room = (starts[index + 1] - 1 if index + 1 < len(starts) else width) - start
-            assignment = assignment_of(self.view, peer)
-            num_streamed = sum(1 for x in assignment.streamed if x in window) if assignment else 0
-            span = layers_text(window.start, window.stop)
-            choices = [f"{named[peer]} {peer} {span}", f"{named[peer]} {span}", named[peer]]
-            if num_streamed:
-                choices.insert(0, f"{choices[0]} ({num_streamed} disk)")
-            short = named[peer] if start - starts[index] <= _DRIFT else ""  # pushed aside by those before
-            label = next((text for text in choices if cell_len(text) <= room), short)
-            if not label or start + cell_len(label) > width:
-                continue
-            lost = peer in self.view.lost_in_ring
-            pieces += [
-                (" " * (start - used), Style()),
-                (label, look.bad if lost else fg(look.device(order.index(peer)))),
-            ]
-            used = start + cell_len(label)
-        return pieces
+def strip_labels(view: ClusterView, plan: RingPlan, width: int, look: Look) -> list[Piece]:
+    """Name every window where it starts, as far as there is room; a letter may stand a little aside."""
+    named = letters(view)
+    order = list(named)
+    starts = [window.start * width // plan.num_layers for window, _ in plan.path]
+    pieces: list[Piece] = []
+    used = 0
+    for index, (window, peer) in enumerate(plan.path):
+        start = max(starts[index], used + (index > 0))
+        room = (starts[index + 1] - 1 if index + 1 < len(starts) else width) - start
+        assignment = assignment_of(view, peer)
+        num_streamed = sum(1 for x in assignment.streamed if x in window) if assignment else 0
+        span = layers_text(window.start, window.stop)
+        choices = [f"{named[peer]} {peer} {span}", f"{named[peer]} {span}", named[peer]]
+        if num_streamed:
+            choices.insert(0, f"{choices[0]} ({num_streamed} disk)")
+        short = named[peer] if start - starts[index] <= _DRIFT else ""  # pushed aside by those before
+        label = next((text for text in choices if cell_len(text) <= room), short)
+        if not label or start + cell_len(label) > width:
+            continue
+        lost = peer in view.lost_in_ring
+        pieces += [
+            (" " * (start - used), Style()),
+            (label, look.bad if lost else fg(look.device(order.index(peer)))),
+        ]
+        used = start + cell_len(label)
+    return pieces
 
 
 def owner_of(plan: RingPlan, layer: int) -> str:
@@ -236,7 +243,7 @@ def layer_text(view: ClusterView, plan: RingPlan, layer: int) -> str:
     return " · ".join(parts)
 
 
-def _plain_glyph(half: HalfCell, names: list[str]) -> str:
+def plain_glyph(half: HalfCell, names: list[str]) -> str:
     match half.fill:
         case Fill.RESIDENT:
             return names[half.owner][0]

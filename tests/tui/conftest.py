@@ -16,7 +16,7 @@ from dnet_tui.chat import ChatSettings, Turn
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.widgets.prompt import Prompt
-from tests.fake_coordinator import FakeCoordinator
+from tests.fake_coordinator import FakeCoordinator, Gate
 
 # pytest-textual-snapshot 1.1.0 names it as an older syrupy did
 pytest_textual_snapshot.SVGImageExtension.file_extension = "svg"
@@ -31,21 +31,25 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def make_app(
-    fake: FakeCoordinator, *, settings: ChatSettings | None = None, personal: Personal | None = None
-) -> DnetApp:
-    timing = Timing(
+def still(gate: Gate) -> Timing:
+    """Nothing ticks and nothing waits to be drawn; the clock is the gate's."""
+    return Timing(
         stream_s=0,
         view_s=0,
         panels_s=0,
         tick_s=None,
         blink=False,
-        clock=lambda: fake.gate.now_s,
-        now=lambda: NOON + timedelta(seconds=fake.gate.now_s),
+        clock=lambda: gate.now_s,
+        now=lambda: NOON + timedelta(seconds=gate.now_s),
     )
+
+
+def make_app(
+    fake: FakeCoordinator, *, settings: ChatSettings | None = None, personal: Personal | None = None
+) -> DnetApp:
     if settings is not None:
         personal = replace(personal or Personal(), override=lambda _: settings)
-    return DnetApp(lambda: fake, MODEL, personal, timing)
+    return DnetApp(lambda: fake, MODEL, personal, still(fake.gate))
 
 
 @dataclass

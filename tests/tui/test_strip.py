@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
+from textual.color import Color
 
 from dnet_core.events import LoadProgressed, LoadStarted, ModelLoaded, PeerJoined, PeerLeft
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan, split_evenly
-from dnet_tui.state import ClusterView, fold
-from dnet_tui.widgets.layer_strip import Fill, half_cells
+from dnet_tui.look import Look
+from dnet_tui.state import ClusterView, fold, letters
+from dnet_tui.widgets.layer_strip import Fill, LayerStrip, half_cells, plain_glyph, strip_labels
 from tests.fake_coordinator import FakeCoordinator, peer
 from tests.tui.conftest import OpenDesk
 
 SIZES = [(layers, width) for layers in (16, 32, 61, 94, 126) for width in (60, 78, 118, 198)]
+
+
+WHITE = Look(True, *(Color.parse("white") for _ in range(9)))
 
 
 def ready(plan: RingPlan) -> ClusterView:
@@ -72,3 +78,54 @@ async def test_the_layer_under_the_mouse_is_named(open_desk: OpenDesk) -> None:
         assert "L15 · B shard-2 · in memory" in desk.screen_text()
         await desk.pilot.hover("#chat", offset=(5, 5))
         assert "A shard-1 0–14" in desk.screen_text()
+
+
+def six(layers: int, rounds: int) -> RingPlan:
+    """Six unequal devices; the third and fifth stream every third of their layers."""
+    shares = [5, 3, 1, 4, 2, 1]
+    slots = [share for _ in range(rounds) for share in shares]
+    spare = layers - len(slots)  # every window has a layer
+    edges = [i + spare * sum(slots[:i]) // sum(slots) for i in range(len(slots) + 1)]
+    assignments = []
+    for index, name in enumerate(("studio", "mbp-16", "mini", "air", "a-long-name", "m")):
+        windows = tuple(LayerWindow(edges[s], edges[s + 1]) for s in range(index, len(slots), 6))
+        own = [layer for window in windows for layer in window.layers]
+        streamed = tuple(own[::3]) if index in (2, 4) else ()
+        assignments.append(Assignment(name, windows, streamed, 1 if streamed else 0))
+    return RingPlan("m", layers, rounds, 128, 16, tuple(assignments))
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_strip_in_letters_is_as_agreed(rounds: int, snapshot: SnapshotAssertion) -> None:
+    """Both rows without colour, for every number of layers in every width."""
+    text = []
+    for layers, width in SIZES:
+        plan = six(layers, rounds)
+        view = ready(plan)
+        named = list(letters(view).values())
+        halves = half_cells(view, plan, width)
+        bar = "".join(plain_glyph(half, named) for half in halves[::2])
+        labels = "".join(piece for piece, _ in strip_labels(view, plan, width, WHITE))
+        assert len(bar) == width
+        assert len(labels) <= width
+        text += [f"{layers} layers in {width}", bar, labels, ""]
+    assert "\n".join(text) == snapshot
+
+
+async def test_what_computes_and_what_reads_is_bright(open_desk: OpenDesk) -> None:
+    """A device is the brighter the more it computes, its streamed layers the more its disk reads."""
+    x = Assignment("x", (LayerWindow(0, 15),), tuple(range(5, 15)), 2)
+    y = Assignment("y", (LayerWindow(15, 30),), (), 0)
+    fake = FakeCoordinator(devices=("x", "y"), plan=lambda model: RingPlan(model, 30, 1, 128, 16, (x, y)))
+    async with open_desk(fake, size=(62, 24)) as desk:
+        strip = desk.app.query_one(LayerStrip)
+        at_rest = strip._glows()
+        assert len(set(at_rest)) == 1
+        assert at_rest[0][0] == at_rest[0][1]
+        await desk.say("A question")
+        await desk.step(5)
+        (x_computes, x_reads), (y_computes, y_reads) = strip._glows()
+        assert y_computes > x_computes > at_rest[0][0]
+        assert x_reads > y_reads == at_rest[0][1]
+        await desk.finish()
+        assert strip._glows() == at_rest, "calm again"
