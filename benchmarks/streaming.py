@@ -1,7 +1,7 @@
 """A model that is larger than memory: what streaming from disk costs, against the disk and against mlx-lm.
 
     uv run python -m benchmarks.streaming [--layers L] [--hidden H] [--budget-mb B] [--tokens N]
-                                          [--own-disks MB_PER_S] [--soak N]
+                                          [--shards 1|2] [--own-disks MB_PER_S] [--soak N]
 
 A llama of random weights, four times as large as the budget of a shard, runs on rings of one and two local
 shards, with one round and more, with one buffer (nothing is read ahead) and more. Reads are cold: the shard
@@ -248,7 +248,13 @@ def naive(model: Path, budget_bytes: int, tokens: int) -> float | str:
 
 
 async def compare(
-    layers: int, hidden: int, budget_bytes: int, tokens: int, scratch: Path, own_disks: int | None
+    cases: Sequence[Case],
+    layers: int,
+    hidden: int,
+    budget_bytes: int,
+    tokens: int,
+    scratch: Path,
+    own_disks: int | None,
 ) -> None:
     model = write_large_random_model(scratch / "model", layers=layers, hidden=hidden, vocab=512)
     total_bytes = (model / "model.safetensors").stat().st_size
@@ -267,7 +273,7 @@ async def compare(
         f"  {'':>28}  {'ms/token':>8}  {'bound':>6}  {'ratio':>5}  {'streamed':>8}  {'from device':>11}"
         f"  {'compute+hops':>12}  {'waiting':>7}  {'peak/budget':>11}  {'plain/this':>10}"
     )
-    for case in CASES:
+    for case in cases:
         result = await measure(case, model, layers, layer_bytes, budget_bytes, tokens, own_disks)
         if own_disks is None:
             speed = disk_bytes_per_s(layer_files(model, layers))
@@ -333,6 +339,7 @@ async def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--budget-mb", type=int, help="of each shard (default: a quarter of the model)")
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--shards", type=int, choices=[1, 2], help="only the cases of so many")
     parser.add_argument(
         "--own-disks", type=int, metavar="MB_PER_S", help="throttle each shard as if it had a disk of its own"
     )
@@ -350,7 +357,10 @@ async def main() -> None:
         layer_bytes = 11 * options.hidden**2 * 4
         budget_bytes = 1_000_000 * (options.budget_mb or options.layers * layer_bytes // 4_000_000)
         disks = 1_000_000 * options.own_disks if options.own_disks else None
-        await compare(options.layers, options.hidden, budget_bytes, options.tokens, Path(folder), disks)
+        cases = [case for case in CASES if options.shards in (None, case.shards)]
+        await compare(
+            cases, options.layers, options.hidden, budget_bytes, options.tokens, Path(folder), disks
+        )
 
 
 if __name__ == "__main__":
