@@ -21,7 +21,7 @@ from dnet_tui.state import ClusterView
 from dnet_tui.widgets.device_list import DeviceList
 
 PLAN_BINDINGS: list[BindingType] = [
-    Binding("f9", "plan", "Plan", id="plan.open", show=False,
+    Binding("f12", "plan", "Plan", id="plan.open", show=False,
             tooltip="What runs where and why; change it by hand"),
 ]  # fmt: skip
 

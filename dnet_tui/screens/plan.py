@@ -81,7 +81,7 @@ class PlanScreen(ModalScreen[Solution | None]):
     """Shows and edits `solution`, beside the plan that is loaded in `view`; begins without `leave_out`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,f9", "cancel", "Close", id="plan.close", tooltip="Leave everything as it is"),
+        Binding("escape,q,f12", "cancel", "Close", id="plan.close", tooltip="Leave everything as it is"),
         Binding("up,k", "move(-1)", "Device above", show=False, id="plan.up"),
         Binding("down,j", "move(1)", "Device below", show=False, id="plan.down"),
         Binding("home,g", "move(-1000)", "First device", show=False, id="plan.first"),

@@ -241,20 +241,20 @@ async def test_the_log_stays_at_the_newest_until_it_is_scrolled_up(open_table: O
 
 async def test_the_plan_tells_what_it_does_and_what_others_would(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9")
+        await table.press("f12")
         assert "57.4 ms/token · 17.4 tok/s" in table.line("predicted")
         assert "no token measured yet" in table.line("measured")
         assert table.line("▪").split()[:4] == ["▪", "4", "57.4", "17.4"]
         assert table.line("1 ").split()[1:3] == ["10570", "0.1"]
         await table.press("escape")
         await ask(table.macs, table.pilot, 20)
-        await table.press("f9")
+        await table.press("f12")
         assert "ms/token" in table.line("measured")
 
 
 async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9", "j", "j", "right")
+        await table.press("f12", "j", "j", "right")
         assert table.windows == {
             "air": LayerWindow(0, 7),
             "studio": LayerWindow(7, 57),
@@ -275,7 +275,7 @@ async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable)
 
 async def test_what_does_not_fit_says_why_and_is_not_applied(open_table: OpenTable) -> None:
     async with open_table(3) as table:
-        await table.press("f9", "j")
+        await table.press("f12", "j")
         before = table.plan._state.solution
         await table.press("plus")
         assert "the plan does not fit" in table.text()
@@ -289,7 +289,7 @@ async def test_what_does_not_fit_says_why_and_is_not_applied(open_table: OpenTab
 
 async def test_undo_automatic_and_close(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9")
+        await table.press("f12")
         found = table.windows
         await table.press("j", "left", "left")
         assert len(table.windows["studio"]) == len(found["studio"]) - 2
@@ -304,7 +304,7 @@ async def test_undo_automatic_and_close(open_table: OpenTable) -> None:
 
 async def test_a_device_is_left_out_and_taken_in_again(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9", "x")
+        await table.press("f12", "x")
         assert "air" not in table.windows
         assert "left out by you" in table.line("▸D air")
         assert "2 rounds" in table.text() or "round 2" in table.text()
@@ -315,7 +315,7 @@ async def test_a_device_is_left_out_and_taken_in_again(open_table: OpenTable) ->
 
 async def test_residency_is_set_by_hand(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9", "j", "j", "minus", "minus")
+        await table.press("f12", "j", "j", "minus", "minus")
         assert table.line("▸C mini").split()[4:6] == ["10", "2"]
         assert "from disk" in table.line("predicted")
         await table.press("plus", "plus")
@@ -326,7 +326,7 @@ async def test_residency_is_set_by_hand(open_table: OpenTable) -> None:
 
 async def test_a_pinned_device_keeps_its_layers_when_the_rest_is_planned_anew(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9", "j", "left", "p")
+        await table.press("f12", "j", "left", "p")
         own = table.windows["studio"]
         assert "⚲" in table.line("▸B studio")
         await table.press("j", "x")
@@ -337,7 +337,7 @@ async def test_a_pinned_device_keeps_its_layers_when_the_rest_is_planned_anew(op
 
 async def test_a_boundary_is_dragged_with_the_mouse(open_table: OpenTable) -> None:
     async with open_table() as table:
-        await table.press("f9")
+        await table.press("f12")
         strip = table.app.screen.query_one("#plan-strip")
         width = strip.content_size.width
         edge = 57 * width // 94
@@ -374,7 +374,7 @@ async def test_the_footer_fits_80_columns_on_the_cluster_too(open_table: OpenTab
         footer = table.app.query_one(Footer)
         rights = [c.region.right for c in footer.children if "-command-palette" not in c.classes]
         assert max(rights) <= footer.query_one(".-command-palette").region.x
-        await table.press("escape", "f9")
+        await table.press("escape", "f12")
         footer = table.app.screen.query_one(Footer)
         assert max(child.region.right for child in footer.children) <= 80
         assert len(footer.children) >= 9

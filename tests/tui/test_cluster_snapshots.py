@@ -62,7 +62,7 @@ async def device(macs: GatedMacs, pilot: Pilot[None]) -> None:
 
 async def plan(macs: GatedMacs, pilot: Pilot[None]) -> None:
     await generating(macs, pilot)
-    await pilot.press("f9")
+    await pilot.press("f12")
     await pilot.pause()
 
 
