@@ -39,8 +39,8 @@ class ClusterOptions:
         return self.mdns or bool(self.static)
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the group of options that `read_cluster_options` reads."""
+def add_cluster_options(parser: argparse.ArgumentParser, grpc_port: int = 0) -> None:
+    """Add the group of options that `read_cluster_options` reads; `grpc_port` 0: any free one."""
     group = parser.add_argument_group("devices")
     group.add_argument(
         "--shards",
@@ -74,8 +74,9 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         "--grpc-port",
         type=port,
         metavar="PORT",
-        help="where other devices reach the shard here (default: any free port)",
+        help=f"where other devices reach the shard here (default: {grpc_port or 'any free port'})",
     )
+    parser.set_defaults(default_grpc_port=grpc_port)
 
 
 def read_cluster_options(options: argparse.Namespace) -> ClusterOptions:
@@ -97,7 +98,8 @@ def read_cluster_options(options: argparse.Namespace) -> ClusterOptions:
     if options.grpc_port is not None and not (found.looks_around and found.local_shards):
         lack = "looks for none: leave out --no-mdns, or add --peer" if found.local_shards else "has no shard"
         raise StartError(f"--grpc-port is for other devices, but this head {lack}")
-    return replace(found, grpc_port=options.grpc_port or 0) if found.looks_around else found
+    grpc_port = options.default_grpc_port if options.grpc_port is None else options.grpc_port
+    return replace(found, grpc_port=grpc_port) if found.looks_around else found
 
 
 def _count(text: str) -> int:

@@ -22,6 +22,9 @@ from dnet_core.settings import read_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
 
+GRPC_PORT = 58080
+"""Where other devices reach the shard of this machine unless asked otherwise."""
+
 DESCRIPTION = """\
 Serve a language model that runs on all your devices together, to any OpenAI client.
 
@@ -70,8 +73,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="Hugging Face id, local directory or .gguf file (default: the sample, %(default)s)",
     )
     ring.add_argument("--no-load", action="store_true", help="load nothing now: wait for POST /v1/load_model")
-    add_cluster_options(parser)
-    parser.set_defaults(grpc_port=58080)
+    add_cluster_options(parser, GRPC_PORT)
     http = parser.add_argument_group("the endpoint")
     http.add_argument(
         "--host",

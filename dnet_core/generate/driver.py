@@ -264,7 +264,8 @@ class Driver:
             finish = FinishReason.STOP
             return begin_of(session.order)
         finally:
-            self._emit(SessionEnded(session.order.session, finish, len(tokens), 0))
+            # The answers tell the prompt's tokens: here they would be counted once more.
+            self._emit(SessionEnded(session.order.session, finish, 0, 0))
 
     async def _read_prompt(self, session: PromptSession) -> None:
         """Let the shards run all of it but its last token."""

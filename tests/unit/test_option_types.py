@@ -10,6 +10,7 @@ import pytest
 
 from dnet_core import main as api
 from dnet_core import plan_commands
+from dnet_core.cluster_options import read_cluster_options
 from dnet_core.errors import StartError
 from dnet_core.settings import read_keys
 from dnet_core.shard import main as shard
@@ -63,3 +64,13 @@ def test_unreadable_api_keys_are_named_once(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StartError, match="it is no text"):
         read_keys(tmp_path / "keys")
+
+
+def test_the_endpoints_own_grpc_port_is_no_wish_of_the_user() -> None:
+    """It is refused where nobody could use it only when it was asked for."""
+    alone = read_cluster_options(api.parse(["--no-mdns"]))
+    assert alone.grpc_port is None
+    assert read_cluster_options(api.parse([])).grpc_port == api.GRPC_PORT
+    assert read_cluster_options(api.parse(["--no-local-shard"])).local_shards == 0
+    with pytest.raises(StartError, match="--grpc-port is for other devices"):
+        read_cluster_options(api.parse(["--no-mdns", "--grpc-port", "58080"]))

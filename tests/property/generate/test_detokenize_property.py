@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dnet_core.generate.detokenize import Detokenizer
@@ -75,9 +75,14 @@ def test_llama_like_text_comes_back(llama_like: Tokenizer, text: str) -> None:
 def test_llama_like_random_tokens_as_sentencepiece(
     llama_dir: Path, llama_like: Tokenizer, ids: list[int]
 ) -> None:
-    """Sentencepiece itself is the oracle: `tokenizers` spoils right characters beside a wrong byte."""
+    """Sentencepiece itself is the oracle: `tokenizers` spoils right characters beside a wrong byte.
+
+    But for a space that comes first and as a byte: Llama's tokenizer.json strips it with the dummy prefix, as
+    mlx-lm does, sentencepiece keeps it.
+    """
     processor = sentencepiece.SentencePieceProcessor(model_file=str(llama_dir / "tokenizer.model"))
     visible = [i for i in ids if i not in llama_like.hidden_token_ids]
+    assume(visible[:1] != [processor.piece_to_id("<0x20>")])
     assert "".join(stream(llama_like, ids)) == processor.decode(visible)
 
 

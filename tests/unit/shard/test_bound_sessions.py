@@ -57,7 +57,7 @@ def begin(
     tokens = PROMPT + answered
     eos = Tokenizer.load(directory).eos_token_ids
     order = SessionOrder(
-        "s", len(PROMPT), MAX_TOKENS, eos, tokens[-20:], (), sampling, 4, answered, Purpose.ANSWER
+        "s", len(PROMPT), MAX_TOKENS, eos, tokens[-20:], (), sampling, 4, answered, Purpose.ANSWER, None
     )
     shard.runtime.open("driver:d", order, GrammarTokenizer(directory).matcher(grammar, answered))
     shard.send(Prompt("s", 0, tokens[:-1], False))
@@ -73,7 +73,7 @@ def test_what_is_forced_is_one_frame(directory: Path, grammar: str) -> None:
     head, tail = Shard(directory, LayerWindow(0, 2)), Shard(directory, LayerWindow(2, LAYERS))
     begin(head, directory, grammar)
     sampling = SamplingParams(seed=4, max_tokens=MAX_TOKENS, grammar=grammar)
-    order = SessionOrder("s", len(PROMPT), MAX_TOKENS, (), (), (), sampling, 4, (), Purpose.ANSWER)
+    order = SessionOrder("s", len(PROMPT), MAX_TOKENS, (), (), (), sampling, 4, (), Purpose.ANSWER, None)
     tail.runtime.open("driver:d", order, GrammarTokenizer(directory).matcher(grammar))
     told: list[Tokens] = []
     while head.next:
