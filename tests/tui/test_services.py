@@ -15,6 +15,7 @@ from dnet_core.doctor.finding import Level
 from dnet_core.types.devices import PeerSource
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import Finished
+from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Timing
 from dnet_tui.screens.findings import DoctorScreen, LogScreen
 from dnet_tui.screens.join import checklist
@@ -158,3 +159,15 @@ async def test_the_log_shows_its_tail_and_follows(tmp_path: Path) -> None:
             file.write("and then another thing\n")
         await desk.until(lambda: "and then another thing" in desk.text())
         assert desk.text().count("E0000") == 1, "what was read is not read again"
+
+
+async def test_no_key_does_two_things_everywhere() -> None:
+    async with bench(Services()) as desk:
+        keys = [
+            (key, each.id)
+            for each in desk.app.all_keys()
+            if each.scope == EVERYWHERE
+            for key in each.keys.split(",")
+        ]
+        assert len(keys) > 10
+        assert len({key for key, _ in keys}) == len(keys), sorted(keys)
