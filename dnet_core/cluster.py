@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -298,7 +299,8 @@ class Cluster:
     async def _watch_local(self, shard: LocalShard) -> None:
         code = await shard.exited()
         del self._local[shard.peer.name]
-        self._leave(shard.peer.name, f"its process ended with exit code {code}")
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        self._leave(shard.peer.name, f"its process {how}")
 
     async def _look_around(self) -> None:
         member = Membership(self._options.name, __version__)

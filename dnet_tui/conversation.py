@@ -122,6 +122,11 @@ class Conversation(Vertical):
         return self.turns[-1] if self.turns and isinstance(self.turns[-1].phase, Queued) else None
 
     @property
+    def is_begun(self) -> bool:
+        """Whether somebody has asked or written something."""
+        return bool(self.turns or self.prompt.text)
+
+    @property
     def has_waiting(self) -> bool:
         return self._waiting is not None
 

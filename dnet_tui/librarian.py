@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from textual.app import App
 
-from dnet_core.errors import DnetError
+from dnet_core.errors import DnetError, NotReady
 from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin
 from dnet_tui.catalogue import Catalogue, Unknown
 from dnet_tui.work import Transfer
@@ -59,7 +60,7 @@ class ModelLibrarian:
     def open(self) -> None:
         """The picker is shown: read what is here, and see what fits."""
         self._is_open = True
-        self._app.run_worker(self._read(), group="models-here", exclusive=True)
+        self._app.run_worker(self._read, group="models-here", exclusive=True)
 
     def close(self) -> None:
         """The picker is gone: nobody waits for figures any more; downloads go on."""
@@ -74,9 +75,13 @@ class ModelLibrarian:
         if moved:
             self._devices = devices
             self._set(replace(self.catalogue, fits={}))
+        settled = loaded is not None and loaded != self.catalogue.loaded
+        if settled:  # devices that were busy loading can say now what they would do
+            known = {model: fit for model, fit in self.catalogue.fits.items() if not isinstance(fit, Unknown)}
+            self._set(replace(self.catalogue, fits=known))
         if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
             self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
-        if self._is_open and (ended or moved):
+        if self._is_open and (ended or moved or settled):
             self.open()
 
     def _set(self, catalogue: Catalogue) -> None:
@@ -86,10 +91,10 @@ class ModelLibrarian:
     # --- what the picker asks ---------------------------------------------------------------------------
 
     def search(self, words: str) -> None:
-        self._app.run_worker(self._search(words), group="models-search", exclusive=True)
+        self._app.run_worker(partial(self._search, words), group="models-search", exclusive=True)
 
     def look_at(self, model: str) -> None:
-        self._app.run_worker(self._look_at(model), group="models-look", exclusive=True)
+        self._app.run_worker(partial(self._look_at, model), group="models-look", exclusive=True)
 
     def load(self, model: str) -> None:
         self._load(model)
@@ -109,7 +114,7 @@ class ModelLibrarian:
             library.cancel_download(model)
 
     def delete(self, model: str) -> None:
-        self._app.run_worker(self._delete(model), group="models-delete")
+        self._app.run_worker(partial(self._delete, model), group="models-delete")
 
     # --- workers ----------------------------------------------------------------------------------------
 
@@ -123,7 +128,7 @@ class ModelLibrarian:
             self._app.notify(str(error), severity="error")
             here = ()
         self._set(replace(self.catalogue, here=here, well_known=await library.well_known()))
-        self._app.run_worker(self._fit_all(), group="models-fit", exclusive=True)
+        self._app.run_worker(self._fit_all, group="models-fit", exclusive=True)
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""
@@ -140,6 +145,11 @@ class ModelLibrarian:
         fit: ModelFit | Unknown
         try:
             fit = await library.fit(model)
+        except NotReady as error:
+            if self.catalogue.loaded is None:  # busy loading one: `tell` asks again when it is loaded
+                self._set(replace(self.catalogue, is_measuring=True))
+                return
+            fit = Unknown(str(error))
         except DnetError as error:
             fit = Unknown(str(error))
         fits = {**self.catalogue.fits, model: fit}

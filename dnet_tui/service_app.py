@@ -31,7 +31,7 @@ from dnet_tui.screens.endpoint import EndpointScreen
 from dnet_tui.screens.findings import DoctorScreen, Examine, LogScreen
 from dnet_tui.screens.join import JoinScreen
 from dnet_tui.screens.models import ModelPicker
-from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served
+from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served, Starting
 from dnet_tui.state import ClusterView
 from dnet_tui.wishes import EndpointWish
 from dnet_tui.work import Work
@@ -143,7 +143,7 @@ class ServiceApp(PersonalApp):
 
     def action_endpoint(self) -> None:
         """Switch it off, or on and show what to paste elsewhere."""
-        if isinstance(self.endpoint, On):
+        if not isinstance(self.endpoint, Off):
             self.stop_endpoint()
         else:
             self.start_endpoint()
@@ -160,6 +160,7 @@ class ServiceApp(PersonalApp):
         if self._cluster is None:
             self._show_endpoint(Off("the cluster is still starting: try again in a moment"))
             return
+        self._show_endpoint(Starting())
         wish = self._services.endpoint
         self._serving = self._serve(self._cluster, wish if port is None else replace(wish, port=port))
 
@@ -209,7 +210,10 @@ class ServiceApp(PersonalApp):
         """The cluster is open: the first time, offer models; `model` can be asked meanwhile."""
         if self._services.is_first_use:
             self.remember_model(model)
-            self.open_models(_WELCOME)
+            if self.conversation.is_begun:  # whoever types already is not interrupted
+                self.notify("ctrl+o offers better models than the sample.")
+            else:
+                self.open_models(_WELCOME)
 
     def remember_model(self, model: str) -> None:
         """Load `model` at the next start, unless another is asked for."""

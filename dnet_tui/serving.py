@@ -72,6 +72,11 @@ class Off:
 
 
 @dataclass(frozen=True, slots=True)
+class Starting:
+    """It was switched on and does not listen yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class On:
     url: str
     port: int
@@ -79,7 +84,7 @@ class On:
     activity: Activity
 
 
-EndpointState = Off | On
+EndpointState = Off | Starting | On
 
 
 def curl_text(on: On) -> str:

@@ -265,8 +265,8 @@ def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
         raise LoadError(f"the hub failed for {hub_id} ({status}): try again later") from error
     except TransportError as error:
         raise LoadError(
-            f"the hub at {constants.ENDPOINT} cannot be reached for {hub_id}"
-            f" ({type(error).__name__}: {error}): check the network"
+            f"{constants.ENDPOINT} cannot be reached for {hub_id}: check the network"
+            f" ({type(error).__name__}: {error})"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:

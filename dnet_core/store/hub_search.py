@@ -39,7 +39,7 @@ def search(words: str) -> list[dict[str, Any]]:
         ) from error
     except TransportError as error:
         raise LoadError(
-            f"the hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network"
+            f"{constants.ENDPOINT} cannot be reached: check the network ({type(error).__name__})"
         ) from error
 
 

@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from dnet_tui.look import Look, fg, look_of
-from dnet_tui.serving import EndpointState, Off, On, curl_text, environment_text
+from dnet_tui.serving import EndpointState, Off, On, Starting, curl_text, environment_text
 
 _MOST_ERRORS = 5
 
@@ -71,6 +71,9 @@ class EndpointScreen(ModalScreen[None]):
                     if off.free_port
                     else "F4 switches it on · esc closes"
                 )
+            case Starting():
+                parts = [Text("Starting …", look.dim)]
+                keys = "F4 switches it off · esc closes"
             case On() as on:
                 parts = _on(on, look)
                 keys = "c copies curl · e copies the environment · F4 switches it off · esc closes"
@@ -80,7 +83,7 @@ class EndpointScreen(ModalScreen[None]):
         self._text.update(Group(*parts))
 
     def action_switch(self) -> None:
-        if isinstance(self.state, On):
+        if not isinstance(self.state, Off):
             self._switch.stop_endpoint()
         else:
             self._switch.start_endpoint()

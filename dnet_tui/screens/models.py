@@ -58,7 +58,7 @@ class ModelPicker(ModalScreen[None]):
         self._intro = intro
         self._list = ModelList()
         self._filter_box = Input(
-            placeholder="type to filter · three letters search the hub",
+            placeholder="/ filters by name · three letters search the hub",
             id="picker-filter",
             select_on_focus=False,
         )
@@ -146,8 +146,10 @@ class ModelPicker(ModalScreen[None]):
             self._show_detail()
         if self._list.has_focus:
             bound = event.key in self.active_bindings
-            if not bound and event.character is not None and event.character.isalnum():
+            begun = bool(self._filter_box.value) and event.is_printable  # the focus has not moved yet
+            if event.character is not None and (begun or (not bound and event.character.isalnum())):
                 event.stop()
+                event.prevent_default()
                 filter_ = self._filter_box
                 filter_.focus()
                 filter_.insert_text_at_cursor(event.character)

@@ -13,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from dnet_tui.look import Look, fg, look_of
-from dnet_tui.serving import EndpointState, Off, On
+from dnet_tui.serving import EndpointState, Off, On, Starting
 from dnet_tui.state import ClusterView, NoModel, Preparing, Ready, Unusable
 from dnet_tui.units import progress_bytes_text, seconds_text
 from dnet_tui.widgets.paint import Piece, two_sides
@@ -75,6 +75,8 @@ class StatusLine(Widget):
                 return []
             case Off():
                 return [("  API off", look.bad)]
+            case Starting():
+                return [("  API …", look.dim)]
             case On(port=port, activity=activity):
                 busy = f" {len(activity.requests)} in flight" if activity.requests else ""
                 late = activity.last_errors[-1].status if activity.last_errors else None

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
-from dnet_core.errors import LoadError
-from dnet_core.types.models import Fits, TooBig
+from dnet_core.errors import LoadError, NotReady
+from dnet_core.types.models import Fits, ModelFit, TooBig
 from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, fit_text
 from dnet_tui.pace import Timing
@@ -224,6 +225,40 @@ async def test_without_a_network_it_says_so_and_lists_what_is_here() -> None:
         await desk.pilot.pause()
         assert "check the network; models that are here work without it" in desk.text()
         assert "smollm2-135m-instruct" in desk.text()
+
+
+async def test_what_busy_devices_could_not_say_is_asked_again_when_they_are_ready() -> None:
+    async with table() as desk:
+        fit, refused = desk.demo.library.fit, []
+
+        async def busy(model: str) -> ModelFit:
+            refused.append(model)
+            raise NotReady("it is loading a model")
+
+        desk.demo.library.fit = busy  # type: ignore[method-assign]
+        desk.sand.flows.clear()
+        desk.app.load_model(QWEN_8B)
+        await desk.until(lambda: desk.demo.is_changing)
+        await desk.pilot.press("ctrl+o")
+        await desk.until(lambda: len(set(refused)) == 11)
+        await desk.pilot.pause()
+        assert "measuring the devices …" in desk.text()
+        assert "not known" not in desk.text()
+        desk.demo.library.fit = fit  # type: ignore[method-assign]
+        desk.sand.flows.set()
+        await desk.until(lambda: len(desk.picker.catalogue.fits) == 11)
+        await desk.pilot.pause()
+        assert "fits ·" in desk.text()
+
+
+async def test_words_typed_fast_reach_the_filter_whole() -> None:
+    """Keys that come before the focus has moved; a space and the letters of the list's own keys, too."""
+    async with table() as desk:
+        await desk.open()
+        for key in ("q", "w", "e", "n", "space", "d", "x", "question_mark"):
+            desk.app.post_message(Key(key, {"space": " ", "question_mark": "?"}.get(key, key)))
+        await desk.until(lambda: desk.picker.query_one(Input).value == "qwen dx?")
+        assert not desk.app.work_in_hand.downloads
 
 
 async def test_the_mouse_picks_and_loads() -> None:

@@ -15,6 +15,7 @@ from dnet_core.doctor.finding import Level
 from dnet_core.types.devices import PeerSource
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import Finished
+from dnet_tui.cluster import Cluster
 from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Timing
 from dnet_tui.screens.findings import DoctorScreen, LogScreen
@@ -75,6 +76,30 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
             await desk.fake.gate.step()
         await desk.pilot.pause()
         assert isinstance(desk.app.conversation.turns[0].phase, Finished)
+
+
+async def test_whoever_types_already_is_not_interrupted() -> None:
+    fake = FakeCoordinator()
+    timing = Timing(stream_s=0, view_s=0, panels_s=0, tick_s=None, blink=False, clock=lambda: fake.gate.now_s)
+    opening = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_cluster() -> AsyncIterator[Cluster]:
+        await opening.wait()
+        async with fake:
+            yield fake
+
+    app = DnetApp(open_cluster, MODEL, timing=timing, services=Services(is_first_use=True))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("H", "i")
+        opening.set()
+        await fake.gate.arrive()
+        await pilot.pause()
+        assert not isinstance(app.screen, ModelPicker)
+        assert app.conversation.prompt.text == "Hi"
+        assert [note.message for note in app._notifications] == [
+            "ctrl+o offers better models than the sample."
+        ]
 
 
 async def test_a_later_start_offers_nothing() -> None:
