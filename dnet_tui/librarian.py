@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from textual.app import App
+from textual.worker import WorkType
 
 from dnet_core.errors import DnetError, NotReady
 from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin
@@ -60,7 +61,7 @@ class ModelLibrarian:
     def open(self) -> None:
         """The picker is shown: read what is here, and see what fits."""
         self._is_open = True
-        self._app.run_worker(self._read, group="models-here", exclusive=True)
+        self._start(self._read, "models-here")
 
     def close(self) -> None:
         """The picker is gone: nobody waits for figures any more; downloads go on."""
@@ -91,10 +92,10 @@ class ModelLibrarian:
     # --- what the picker asks ---------------------------------------------------------------------------
 
     def search(self, words: str) -> None:
-        self._app.run_worker(partial(self._search, words), group="models-search", exclusive=True)
+        self._start(partial(self._search, words), "models-search")
 
     def look_at(self, model: str) -> None:
-        self._app.run_worker(partial(self._look_at, model), group="models-look", exclusive=True)
+        self._start(partial(self._look_at, model), "models-look")
 
     def load(self, model: str) -> None:
         self._load(model)
@@ -114,7 +115,11 @@ class ModelLibrarian:
             library.cancel_download(model)
 
     def delete(self, model: str) -> None:
-        self._app.run_worker(partial(self._delete, model), group="models-delete")
+        self._start(partial(self._delete, model), "models-delete", exclusive=False)
+
+    def _start(self, job: WorkType[None], group: str, *, exclusive: bool = True) -> None:
+        """Run `job`: no coroutine yet, for one that is replaced before it begins would never be awaited."""
+        self._app.run_worker(job, group=group, exclusive=exclusive)
 
     # --- workers ----------------------------------------------------------------------------------------
 
@@ -128,7 +133,7 @@ class ModelLibrarian:
             self._app.notify(str(error), severity="error")
             here = ()
         self._set(replace(self.catalogue, here=here, well_known=await library.well_known()))
-        self._app.run_worker(self._fit_all, group="models-fit", exclusive=True)
+        self._start(self._fit_all, "models-fit")
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""
