@@ -7,7 +7,6 @@ import asyncio
 import logging
 import signal
 import sys
-from pathlib import Path
 
 from dnet_core import __version__, plan_commands
 from dnet_core.api.app import EndpointOptions, endpoint
@@ -17,7 +16,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError
 from dnet_core.loading import LoadedModel
-from dnet_core.option_types import at_least_one, one_of, port
+from dnet_core.option_types import add_endpoint_options, at_least_one, one_of
 from dnet_core.settings import read_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
@@ -74,26 +73,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     ring.add_argument("--no-load", action="store_true", help="load nothing now: wait for POST /v1/load_model")
     add_cluster_options(parser, GRPC_PORT)
-    http = parser.add_argument_group("the endpoint")
-    http.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen on; any but a loopback one needs an API key (default: %(default)s)",
-    )
-    http.add_argument(
-        "--http-port",
-        type=port,
-        default=8080,
-        metavar="PORT",
-        help="0 picks a free one (default: %(default)s)",
-    )
-    http.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
-    )
+    http = add_endpoint_options(parser, "the endpoint")
     http.add_argument(
         "--allow-origin",
         action="append",

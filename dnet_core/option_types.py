@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -45,3 +46,28 @@ def one_of(words: type[_Word]) -> Callable[[str], _Word]:
             raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(words)}") from None
 
     return read
+
+
+def add_endpoint_options(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """Add the group of options that say where the OpenAI endpoint listens and who may use it."""
+    http = parser.add_argument_group(title)
+    http.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on; any but a loopback one needs an API key (default: %(default)s)",
+    )
+    http.add_argument(
+        "--http-port",
+        type=port,
+        default=8080,
+        metavar="PORT",
+        help="0 picks a free one (default: %(default)s)",
+    )
+    http.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
+    )
+    return http

@@ -15,7 +15,7 @@ from typing import NoReturn
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
-from dnet_core.option_types import port, whole_number
+from dnet_core.option_types import add_endpoint_options, whole_number
 from dnet_core.settings import has_own_screen, paths, read_keys
 from dnet_tui.chat import ChatOverrides
 from dnet_tui.wishes import EndpointWish
@@ -60,26 +60,7 @@ def options_parser() -> argparse.ArgumentParser:
         help=f"try the screen with 1 to {MOST_MACS} simulated Macs; nothing is loaded or sent",
     )
     add_cluster_options(parser)
-    http = parser.add_argument_group("the OpenAI endpoint (F4)")
-    http.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen on; any but a loopback one needs an API key (default: %(default)s)",
-    )
-    http.add_argument(
-        "--http-port",
-        type=port,
-        default=8080,
-        metavar="PORT",
-        help="0 picks a free one (default: %(default)s)",
-    )
-    http.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
-    )
+    add_endpoint_options(parser, "the OpenAI endpoint (F4)")
     chat = parser.add_argument_group("new chats (else as set with F2)")
     chat.add_argument("--system", metavar="TEXT", help="system prompt of new chats")
     chat.add_argument(
