@@ -148,7 +148,7 @@ class Runtime:
 
     def _keep(self, name: str, session: Session) -> KeptPrefix | None:
         """Keep what the session leaves behind, if there is room for it beside the others."""
-        if session.reached.keys() != set(self._windows.values()):
+        if session.is_torn or session.reached.keys() != set(self._windows.values()):
             return None
         slots = {window: self._model.slots(window) for window in session.reached}
         prefix = make_prefix(session.driver, session.cache, session.reached, slots)
@@ -289,10 +289,12 @@ class Runtime:
             self.steps += 1
             slots = self._model.slots(window)
             session.make_room(window, slots, self._kv_bits)
-            end = End.LOGITS if session.order.purpose is Purpose.ANSWER else End.HIDDEN
+            end = End.HIDDEN if session.order.purpose is Purpose.EMBED else End.LOGITS
+            session.is_torn = True
             value = self._run_window(window, value, session.cache, turn.position, end)
             if self._kv_bits < 16:
                 session.quantize(window, slots, self._kv_bits)
+            session.is_torn = False
             layer = window.stop
         if turn.position % CLEAR_EVERY == 0:
             mx.clear_cache()

@@ -55,6 +55,7 @@ class Session:
         self.order = order
         self.cache = cache
         self.cancelled = False  # or finished: nothing more is computed
+        self.is_torn = False  # a step has not come to its end: some layers have its positions, others do not
         self.counted_until_s = 0.0  # monotonic; up to here compute time has been told
         self._reached: dict[LayerWindow, int] = {}
         self._capacity: dict[LayerWindow, int] = {}
