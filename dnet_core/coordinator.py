@@ -276,9 +276,10 @@ class Coordinator:
         """
         if self._changing.locked() and not self._is_recovering:
             raise NotReady("a model is being loaded: wait for it or cancel it")
-        self._stop_recovery()
+        why = NotReady("another model is being loaded")
+        self._stop_recovery(why)
         async with self._changing:
-            await self._drop(NotReady("another model is being loaded"))
+            await self._drop(why)
             begun = time.monotonic()
             try:
                 ring = await self._load(canonical(model), plan, chunk_tokens)
@@ -322,17 +323,18 @@ class Coordinator:
 
     async def unload(self) -> None:
         """Free every shard. Nothing happens when nothing is loaded."""
-        self._stop_recovery()
+        why = NotReady("the model was unloaded")
+        self._stop_recovery(why)
         async with self._changing:
-            await self._drop(NotReady("the model was unloaded"))
+            await self._drop(why)
 
     async def _drop(self, why: DnetError) -> None:
         """End the loaded ring, if there is one, for good: its answers are told `why`."""
         ring, self._ring = self._ring, None
-        if ring is None:
-            return
         self._lost.clear()
         self._back.clear()
+        if ring is None:
+            return
         ring.driver.give_up(why)
         await ring.held.release()
         await self._free()
@@ -374,9 +376,10 @@ class Coordinator:
     def _is_recovering(self) -> bool:
         return self._recovery is not None and not self._recovery.done()
 
-    def _stop_recovery(self) -> None:
+    def _stop_recovery(self, why: DnetError) -> None:
         """Let no recovery go on; one that gives up already (there is no ring) frees the shards first."""
-        if self._recovery is not None and self._ring is not None:
+        if self._recovery is not None and not self._recovery.done() and self._ring is not None:
+            self._ring.driver.give_up(why)
             self._recovery.cancel()
 
     def _serve(self, ring: Ring) -> None:
@@ -418,6 +421,10 @@ class Coordinator:
                 self._emit(LoadFailed(ring.loaded.model, str(error)))
                 await self._drop(error)
                 return
+            except asyncio.CancelledError:
+                # Who stops it drops the ring, too, but may be stopped before: nothing would bring it back.
+                await self._drop(NotReady("the model was unloaded"))
+                raise
             self._known = found.facts
             plan, seconds = found.ring.loaded.plan, time.monotonic() - begun
             self._emit(Recovered(plan, seconds, found.solve_s, found.load_s))

@@ -38,14 +38,15 @@ class Admission:
                 self._changed.clear()
                 if self._end is not None:
                     raise self._end
+                self._inside.add(order.session)  # from now on it may have room, until it has `left`
                 try:
                     await self._open_everywhere(order)
                 except NoRoom:
                     await self.close(order.session)
+                    self._inside.discard(order.session)
                     if not self._inside:
                         raise
                 else:
-                    self._inside.add(order.session)
                     return
                 await self._changed.wait()
 

@@ -19,6 +19,7 @@ from dnet_core.errors import (
     ContextTooLong,
     DeadlineExceeded,
     DnetError,
+    NotReady,
     PeerLost,
     PrefixGone,
     ProtocolError,
@@ -35,6 +36,7 @@ from dnet_core.generate.session import (
 )
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.settings import TIMEOUTS
+from dnet_core.tasks import TaskScope
 from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.transport.failures import rebuild
 from dnet_core.transport.frames import Cancel, DriverFrame, Embedded, Fault, Prompt, PromptRead, Sampled
@@ -82,6 +84,7 @@ class Driver:
         self._admission = Admission(self._name, shards)
         self._keeper = Keeper(shards, pace.chunk_tokens)
         self._links: dict[str, RingLink] = {}
+        self._closing = TaskScope()
         self._live: dict[str, AnswerSession | PromptSession] = {}
         self._gone: set[str] = set()
         self._end: DnetError | None = None
@@ -100,7 +103,11 @@ class Driver:
                     partial(self._lose, shard.peer),
                 )
                 self._links[shard.peer] = await stack.enter_async_context(link)
-            yield
+            await stack.enter_async_context(self._closing)
+            try:
+                yield
+            finally:
+                self.finish(NotReady("the ring is closed"))
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -210,11 +217,11 @@ class Driver:
             raise
         finally:
             del self._live[name]
-            if is_kept and self._end is None:
-                await self._keeper.close(name, session.tokens, prompt_tokens, session.order.reuse)
-                self._admission.left(name)
-            else:
-                await self._close(name)
+            self._stop(name, is_kept)
+            if self._end is None:
+                # Not in this task, which may be cancelled once more: nobody else would close the session.
+                closing = self._closing.start(self._close(session, prompt_tokens, is_kept))
+                await asyncio.wait([closing])
 
     async def _admit(self, session: AnswerSession | PromptSession) -> None:
         """Open `session` on every shard; where the prefix that it is to begin with is gone, without it."""
@@ -299,19 +306,29 @@ class Driver:
         except TimeoutError:
             raise DeadlineExceeded("the ring", "finish a lap", TIMEOUTS.lap_s) from None
 
-    async def _close(self, name: str) -> None:
-        """Stop every shard now, by a frame ahead of all others, then wait until each has freed the KV.
+    def _stop(self, name: str, is_kept: bool) -> None:
+        """Stop every shard now, by a frame ahead of all others; a session that is kept is closed by a call.
 
         When the ring has ended its streams are closed, and with them goes all that they opened.
         """
+        if is_kept and self._end is None:
+            return
         for link in self._links.values():
             try:
                 link.send(Cancel(name))
             except DnetError:  # a shard that is gone holds no session
                 continue
-        if self._end is None:
-            await self._admission.close(name)
-        self._admission.left(name)
+
+    async def _close(self, session: AnswerSession | PromptSession, prompt_tokens: int, is_kept: bool) -> None:
+        """Return when every shard has freed the KV, or kept it; then the next session may have the room."""
+        order = session.order
+        try:
+            if is_kept:
+                await self._keeper.close(order.session, session.tokens, prompt_tokens, order.reuse)
+            else:
+                await self._admission.close(order.session)
+        finally:
+            self._admission.left(order.session)
 
     def _order(self, tokens: tuple[int, ...], sampling: SamplingParams) -> SessionOrder:
         if not tokens:

@@ -294,6 +294,31 @@ async def test_unloading_ends_answers_that_wait(ring: Coordinator, model: Path) 
     await check_whole(ring, model)
 
 
+async def test_a_load_that_is_cancelled_after_it_has_stopped_a_recovery(
+    ring: Coordinator, model: Path, tmp_path: Path
+) -> None:
+    """Neither of the two goes on: answers are told, and nothing stays half loaded."""
+    other = write_tiny_model("qwen2", tmp_path / "other")
+    reader = Reader()
+    reading = asyncio.ensure_future(reader.read(ring, PROMPT, GREEDY))
+    async with listening(ring) as listener:
+        await reader.until(TokenText, 3)
+        kill(ring, 1)
+        await listener.until(RecoveryStarted)
+        loading = asyncio.ensure_future(ring.load(str(other), None, CHUNK))
+        await asyncio.sleep(0)  # it waits for the recovery to let go
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        with pytest.raises(NotReady, match="another model"):
+            await reading
+        await listener.until(ModelUnloaded)
+    assert ring.loaded is None
+    assert [(s.model, s.sessions) for s in await statuses(ring)] == [(None, ())] * 2
+    await ring.load(str(model), None, CHUNK)
+    await check_whole(ring, model)
+
+
 async def test_another_model_goes_before_a_recovery(ring: Coordinator, model: Path, tmp_path: Path) -> None:
     other = write_tiny_model("qwen2", tmp_path / "other")
     async with listening(ring) as listener:

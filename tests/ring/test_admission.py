@@ -17,7 +17,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.errors import NoRoom, NotReady, RequestError
 from dnet_core.events import LapMeasured, SessionEnded
 from dnet_core.memory_option import MemoryLimit
-from dnet_core.transport.control import Purpose, SessionOrder
+from dnet_core.transport.control import KeptPrefix, Purpose, SessionOrder
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import DRIVER_PREFIX, open_channel, ring_link
 from dnet_core.types.generation import SamplingParams, TokenText
@@ -128,6 +128,48 @@ async def test_one_that_waits_may_give_up_and_the_next_one_moves_on(rings: Rings
             assert len(await behind) == 4, "there was room for it all the time"
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_second_cancel_does_not_leave_the_room_taken(
+    is_open: bool, rings: Rings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the shards close the session: one that is read already, or that has just opened."""
+    async with small_ring(rings, model, [3, 4], 1000) as ring:
+        opened, closing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        open_, close = ShardClient.open_session, ShardClient.close_session
+
+        async def open_session(client: ShardClient, driver: str, order: SessionOrder) -> None:
+            await open_(client, driver, order)
+            if not opened.is_set():
+                opened.set()
+                if not is_open:
+                    await asyncio.Event().wait()
+
+        async def close_session(
+            client: ShardClient, session: str, keep_as: str | None = None
+        ) -> KeptPrefix | None:
+            closing.set()
+            await go_on.wait()
+            return await close(client, session, keep_as)
+
+        monkeypatch.setattr(ShardClient, "open_session", open_session)
+        monkeypatch.setattr(ShardClient, "close_session", close_session)
+        reading = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
+        await opened.wait()
+        if is_open:
+            async with ring.subscribe() as events:
+                while not isinstance(await anext(events), LapMeasured):
+                    pass
+        reading.cancel()
+        await closing.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        short = asyncio.create_task(ring_tokens(ring, PROMPT, replace(LONG, max_tokens=700)))
+        go_on.set()
+        expected = reference_tokens(model, PROMPT, 700, CHUNK)
+        assert [token.token for token in await short] == expected
 
 
 async def test_an_unload_ends_the_wait(rings: Rings, model: Path) -> None:
