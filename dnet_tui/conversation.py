@@ -289,6 +289,7 @@ class Conversation(Vertical):
         self._show_problem()
 
     def watch_problem(self) -> None:
+        self.prompt.is_stuck = self.problem is not None
         self._show_problem()
 
     def _show_problem(self) -> None:

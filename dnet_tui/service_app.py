@@ -51,8 +51,8 @@ SERVICE_BINDINGS: list[BindingType] = [
 Panel = TypeVar("Panel", bound=Screen[None])
 
 _WELCOME = (
-    "Welcome. The sample model is being loaded and can be asked at once; esc goes there. These run better:\n"
-    "what fits is computed for the devices that are here. F9 adds another device."
+    "Welcome. A small sample model is being loaded: esc goes to the chat. Larger ones answer better; what"
+    " fits is computed for the devices that are here. F9 adds another device."
 )
 
 

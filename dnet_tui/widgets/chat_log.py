@@ -211,7 +211,10 @@ class ChatLog(ScrollView, can_focus=True):
     def _render_below(self) -> list[Strip]:
         renderer = self._look()
         if self.problem is not None:
-            text, style = f"✗ {self.problem}\n\nctrl+r tries again", renderer.look.bad
+            text, style = (
+                f"✗ {self.problem}\n\nctrl+r tries again · ctrl+o chooses another model",
+                renderer.look.bad,
+            )
         elif not self.turns:
             text, style = HINT, renderer.look.dim
         else:

@@ -14,6 +14,7 @@ from textual.widgets import TextArea
 
 _READY = "Ask anything · enter sends · ctrl+j new line"
 _WAITING = "Ask already · it is sent when the model is ready"
+_STUCK = "No model is loaded · ctrl+o chooses one"
 
 
 class Prompt(TextArea):
@@ -27,6 +28,8 @@ class Prompt(TextArea):
 
     is_ready: reactive[bool] = reactive(False, init=False)
     """Whether what is sent is asked at once."""
+    is_stuck: reactive[bool] = reactive(False, init=False)
+    """Whether nothing is on its way that could answer."""
 
     @dataclass
     class Sent(Message):
@@ -45,7 +48,13 @@ class Prompt(TextArea):
         self._recalled: int | None = None  # index into _sent of what stands in the prompt
 
     def watch_is_ready(self, is_ready: bool) -> None:
-        self.placeholder = _READY if is_ready else _WAITING
+        self._invite()
+
+    def watch_is_stuck(self, is_stuck: bool) -> None:
+        self._invite()
+
+    def _invite(self) -> None:
+        self.placeholder = _READY if self.is_ready else _STUCK if self.is_stuck else _WAITING
 
     def remember(self, text: str) -> None:
         """Make `text` the newest that `up` brings back."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from textual.pilot import Pilot
+from textual.widgets._toast import Toast
 
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.coordinator import Coordinator
 from dnet_core.doctor.finding import Finding as RealFinding
 from dnet_core.doctor.finding import Level
 from dnet_core.types.devices import PeerSource
@@ -22,7 +25,7 @@ from dnet_tui.screens.findings import DoctorScreen, LogScreen
 from dnet_tui.screens.join import checklist
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.service_app import Services
-from dnet_tui.state import ClusterView, Device, Ready
+from dnet_tui.state import ClusterView, Device, Ready, Unusable
 from tests.fake_coordinator import FakeCoordinator, peer
 from tests.tui.conftest import MODEL
 
@@ -196,3 +199,31 @@ async def test_no_key_does_two_things_everywhere() -> None:
         ]
         assert len(keys) > 10
         assert len({key for key, _ in keys}) == len(keys), sorted(keys)
+
+
+async def test_a_model_that_is_not_there_leaves_a_way_out() -> None:
+    @asynccontextmanager
+    async def open_cluster() -> AsyncIterator[Cluster]:
+        async with Coordinator(ClusterOptions(mdns=False)) as coordinator:
+            yield coordinator
+
+    app = DnetApp(open_cluster, "nosuch", timing=Timing(blink=False), services=Services())
+    async with app.run_test(size=(120, 40)) as pilot:
+        async with asyncio.timeout(60):
+            while not isinstance(app.view.model, Unusable):
+                await pilot.pause(0.02)
+        await pilot.pause()
+        text = "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
+        assert "model 'nosuch' was not found" in text
+        assert "ctrl+r tries again · ctrl+o chooses another model" in text
+        assert "No model is loaded · ctrl+o chooses one" in text
+
+
+async def test_a_notice_leaves_the_prompt_free() -> None:
+    async with bench(Services()) as desk:
+        desk.app.notify("Something happened.")
+        await desk.until(lambda: desk.app.screen.query(Toast))
+        await desk.pilot.pause()
+        toast = desk.app.screen.query_one(Toast).region
+        assert toast.area
+        assert not toast.overlaps(desk.app.conversation.prompt.region)
