@@ -220,10 +220,11 @@ async def test_a_model_that_is_not_there_leaves_a_way_out() -> None:
 
 
 async def test_a_notice_leaves_the_prompt_free() -> None:
-    async with bench(Services()) as desk:
-        desk.app.notify("Something happened.")
-        await desk.until(lambda: desk.app.screen.query(Toast))
-        await desk.pilot.pause()
-        toast = desk.app.screen.query_one(Toast).region
+    fake = FakeCoordinator()
+    app = DnetApp(lambda: fake, MODEL, timing=Timing(tick_s=None, blink=False), services=Services())
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        app.notify("Something happened.")
+        await pilot.pause()
+        toast = app.screen.query_one(Toast).region
         assert toast.area
-        assert not toast.overlaps(desk.app.conversation.prompt.region)
+        assert not toast.overlaps(app.conversation.prompt.region)
