@@ -7,14 +7,13 @@ aside before it is written again. Every setting is read somewhere; one that nobo
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from dnet_core.files import replace_text
 from dnet_core.types.generation import SamplingParams
 from dnet_tui.chat import ChatSettings
 
@@ -100,18 +99,8 @@ def load_preferences(path: Path) -> tuple[Preferences, tuple[str, ...]]:
 
 def save_preferences(path: Path, preferences: Preferences) -> None:
     """Write what differs from the defaults; the file is never half written. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(preferences.model_dump(exclude_defaults=True), ensure_ascii=False, indent=2) + "\n"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_text(path, text)
 
 
 def message_of(error: ValidationError) -> str:
