@@ -39,11 +39,12 @@ class MemoryReported:
 
 @dataclass(frozen=True, slots=True)
 class FetchProgressed:
-    """A model's files are being brought to this machine."""
+    """A model's files are being brought to the device `peer` (None: to this machine, before it is placed)."""
 
     model: str
     done_bytes: int
     total_bytes: int
+    peer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ async def _load_shard(cluster: Cluster, name: str, order: LoadOrder, source: Sou
         async for report in reports:
             match report.step:
                 case LoadStep.FETCH:
-                    emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes))
+                    emit(FetchProgressed(order.model, report.done_bytes, report.total_bytes, name))
                 case LoadStep.READ:
                     emit(LoadProgressed(name, report.done_bytes, report.total_bytes))
                 case LoadStep.WARM:

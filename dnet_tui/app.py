@@ -9,6 +9,7 @@ Only this file talks to the coordinator, and only in workers: no handler ever wa
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
@@ -62,7 +63,7 @@ class DnetApp(PlanApp):
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
     ]  # fmt: skip
 
-    view: reactive[ClusterView] = reactive(ClusterView(), init=False)
+    view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)
 
     def __init__(
         self,
@@ -115,7 +116,13 @@ class DnetApp(PlanApp):
         self.watch(self.conversation, "is_answering", self._sync_ticker, init=False)
         self.call_after_refresh(self._start)
 
+    def _set_aside(self) -> None:
+        """Leave all that stands now out of garbage collections: a full one stops the loop for 100 ms."""
+        if self._timing.sets_aside:
+            gc.freeze()
+
     def _start(self) -> None:
+        self._set_aside()
         self._keeper = self._keep_cluster()
 
     async def on_unmount(self) -> None:
@@ -222,6 +229,7 @@ class DnetApp(PlanApp):
             if self._seen.plan != loaded.plan or isinstance(self._seen.model, Loading):
                 self._fold(ModelLoaded(loaded.plan, 0.0))
             self._is_loading = False
+            self._set_aside()
             self.conversation.resume()
         finally:
             self._is_loading = False

@@ -14,6 +14,7 @@ from dnet_core.types.ring import Assignment
 from dnet_tui.state import (
     ClusterView,
     Device,
+    Loading,
     StageSplit,
     assignment_of,
     device_prediction,
@@ -26,6 +27,7 @@ from dnet_tui.state import (
     stage_splits,
 )
 from dnet_tui.units import layers_text
+from dnet_tui.work import Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class DeviceFigures:
     history_s: tuple[float, ...]
     predicted: DevicePrediction | None
     reason: str | None
+    fetch: Transfer | None
+    """The model's files on their way to it."""
 
     @property
     def problem(self) -> str | None:
@@ -135,6 +139,7 @@ def device_figures(view: ClusterView) -> tuple[DeviceFigures, ...]:
             history_s=stage_history(view, name) if name in splits else (),
             predicted=device_prediction(view, name),
             reason=reason_of(view, name),
+            fetch=view.model.fetches.get(name) if isinstance(view.model, Loading) else None,
         )
         for index, (name, letter) in enumerate(named.items())
     )

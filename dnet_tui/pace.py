@@ -24,6 +24,8 @@ class Timing:
     panels_s: float = 1 / 2
     tick_s: float | None = 1 / 8  # None: the spinner stands still
     blink: bool = True
+    sets_aside: bool = True
+    """Whether what stands once the screen or a model is there is left out of garbage collections."""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = datetime.now  # of the day, for people
 

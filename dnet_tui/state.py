@@ -40,6 +40,7 @@ from dnet_core.types.devices import Peer
 from dnet_core.types.plan import DevicePrediction, Prediction, Solution, SolveRequest
 from dnet_core.types.profiles import DeviceProfile, LinkProfile
 from dnet_core.types.ring import Assignment, RingPlan
+from dnet_tui.work import Transfer, moved
 
 NUM_RECENT_LAPS = 32
 """How many laps the means are taken over: a few seconds of decoding."""
@@ -79,6 +80,8 @@ class Loading:
 
     plan: RingPlan
     progress: Mapping[str, tuple[int, int]]
+    fetches: Mapping[str, Transfer] = field(default_factory=dict)
+    """Of each device that still brings the model's files to itself; it fills when it has them."""
 
     @property
     def done_bytes(self) -> int:
@@ -204,6 +207,13 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             why = reason.removeprefix(f"{name} left the ring: ")  # the device is named where this is shown
             devices = tuple(replace(d, lost=why) if d.peer.name == name else d for d in view.devices)
             return replace(view, devices=devices)
+        case FetchProgressed(peer=str(peer_name), done_bytes=done, total_bytes=total):
+            if not isinstance(view.model, Loading):
+                return view
+            fetches = {name: t for name, t in view.model.fetches.items() if name != peer_name}
+            if done < total:
+                fetches[peer_name] = moved(view.model.fetches.get(peer_name), done, total, now_s)
+            return replace(view, model=replace(view.model, fetches=fetches))
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
         case DownloadProgressed() | DownloadEnded():  # beside what is loaded: `dnet_tui.work` follows them
@@ -220,7 +230,8 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             if not isinstance(view.model, Loading):
                 return view
             progress = {**view.model.progress, peer_name: (done, total)}
-            return replace(view, model=Loading(view.model.plan, progress))
+            fetches = {name: t for name, t in view.model.fetches.items() if name != peer_name}
+            return replace(view, model=Loading(view.model.plan, progress, fetches))
         case ModelLoaded(plan=plan, seconds=seconds):
             return replace(view, model=Ready(plan, seconds))
         case Recovered(plan=plan, seconds=seconds):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+_CHIP_NOISE = (r"\((?:R|TM|r|tm)\)", r"\bCPU\b", r"@.*$", r"\b\d+-Core\b", r"\bProcessor\b")
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -17,13 +20,15 @@ def count_text(count: int) -> str:
 
 
 def progress_bytes_text(done_bytes: int, total_bytes: int) -> str:
-    """`31/98 MB`: both in the unit of the total (powers of 1000)."""
+    """`31/98 MB`, `0.3/25 GB`: both in the unit of the total (powers of 1000)."""
     power = 0
     while total_bytes >= 1000 ** (power + 1) and power < len(_BYTE_UNITS) - 1:
         power += 1
     scale = 1000**power
-    digits = 1 if total_bytes / scale < 10 and power > 0 else 0
-    return f"{done_bytes / scale:.{digits}f}/{total_bytes / scale:.{digits}f} {_BYTE_UNITS[power]}"
+    done, total = (
+        f"{n / scale:.{1 if n / scale < 9.95 and power else 0}f}" for n in (done_bytes, total_bytes)
+    )
+    return f"{done}/{total} {_BYTE_UNITS[power]}"
 
 
 def bytes_text(num_bytes: float) -> str:
@@ -48,6 +53,13 @@ def duration_text(seconds: float) -> str:
     if seconds < 3570:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def chip_text(chip: str) -> str:
+    """`M4 Pro`, `Intel Xeon`: a chip's name without what its maker adds to it."""
+    for added in _CHIP_NOISE:
+        chip = re.sub(added, " ", chip)
+    return " ".join(chip.split()).removeprefix("Apple ")
 
 
 def flops_text(flops_per_s: float) -> str:

@@ -67,6 +67,11 @@ class Transfer:
         rate = self.bytes_per_s()
         return None if rate is None else (self.total_bytes - self.done_bytes) / rate
 
+    @property
+    def missing(self) -> int:
+        """Bytes."""
+        return self.total_bytes - self.done_bytes
+
     def is_stalled(self, now_s: float) -> bool:
         return self.done_bytes < self.total_bytes and now_s - self.moved_s >= STALLED_S
 
@@ -102,6 +107,8 @@ class Work:
     progress: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Of each device that loads, (done, total) bytes."""
     downloads: Mapping[str, Transfer] = field(default_factory=dict)
+    fetches: Mapping[str, Transfer] = field(default_factory=dict)
+    """Of each device that still brings the model's files to itself."""
 
     @property
     def is_going_on(self) -> bool:
@@ -120,6 +127,11 @@ class Work:
 def work_on(work: Work, event: Event, now_s: float) -> Work:
     """Return `work` after `event`, which came at `now_s`."""
     match event:
+        case FetchProgressed(peer=str(peer), done_bytes=done, total_bytes=total):
+            others = {name: transfer for name, transfer in work.fetches.items() if name != peer}
+            if done < total:
+                others[peer] = moved(work.fetches.get(peer), done, total, now_s)
+            return replace(work.at(Step.LOADING, now_s), fetches=others)
         case FetchProgressed(done_bytes=done, total_bytes=total) if done < total:
             return _moved(work.at(Step.FETCHING, now_s), done, total, now_s)
         case FetchProgressed():
@@ -140,8 +152,7 @@ def work_on(work: Work, event: Event, now_s: float) -> Work:
         case ModelLoaded() | LoadFailed() | ModelUnloaded() | Recovered():
             return work.idle()
         case DownloadProgressed(model=model, done_bytes=done, total_bytes=total):
-            before = work.downloads.get(model)
-            transfer = before.advance(done, total, now_s) if before else Transfer.begin(done, total, now_s)
+            transfer = moved(work.downloads.get(model), done, total, now_s)
             return replace(work, downloads={**work.downloads, model: transfer})
         case DownloadEnded(model=model):
             return replace(work, downloads={m: t for m, t in work.downloads.items() if m != model})
@@ -150,7 +161,9 @@ def work_on(work: Work, event: Event, now_s: float) -> Work:
 
 
 def _moved(work: Work, done: int, total: int, now_s: float) -> Work:
-    before = work.transfer
-    return replace(
-        work, transfer=before.advance(done, total, now_s) if before else Transfer.begin(done, total, now_s)
-    )
+    return replace(work, transfer=moved(work.transfer, done, total, now_s))
+
+
+def moved(before: Transfer | None, done: int, total: int, now_s: float) -> Transfer:
+    """Return the transfer that was `before`, or a new one."""
+    return before.advance(done, total, now_s) if before else Transfer.begin(done, total, now_s)

@@ -36,6 +36,7 @@ HINT = (
 NUM_RENDERED = 20
 """So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
 _NEAR_LINES = 3
+_PAINTED_LINES = 1000  # remembered, by their number
 
 
 class ChatLog(ScrollView, can_focus=True):
@@ -92,6 +93,7 @@ class ChatLog(ScrollView, can_focus=True):
         self._renderer: Renderer | None = None
         self._width = 0
         self._pointed: int | None = None  # the turn that the keys act on
+        self._painted_lines: dict[int, tuple[Strip, Style, int, Strip]] = {}
 
     # --- what changes -----------------------------------------------------------------------------------
 
@@ -284,8 +286,18 @@ class ChatLog(ScrollView, can_focus=True):
         if selection is not None and (span := selection.get_span(y)) is not None:
             line = _selected(line, span, self.screen.get_component_rich_style("screen--selection"))
         base = self.rich_style
-        width = self.scrollable_content_region.width
-        return line.apply_style(base).crop_extend(0, width, base).apply_offsets(0, y)
+        return self._painted(y, line, base, self.scrollable_content_region.width)
+
+    def _painted(self, y: int, line: Strip, base: Style, width: int) -> Strip:
+        """Paint `line` at `y`: the same strip again for the same line, which remembers how it is cut."""
+        known = self._painted_lines.get(y)
+        if known is not None and known[0] is line and known[1:3] == (base, width):
+            return known[3]
+        if len(self._painted_lines) > _PAINTED_LINES:
+            self._painted_lines.clear()
+        strip = line.apply_style(base).crop_extend(0, width, base).apply_offsets(0, y)
+        self._painted_lines[y] = (line, base, width, strip)
+        return strip
 
     @property
     def allow_select(self) -> bool:

@@ -20,7 +20,15 @@ from rich.style import Style
 
 from dnet_tui.figures import DeviceFigures
 from dnet_tui.look import Look, fg
-from dnet_tui.units import bytes_text, flops_text, hop_text, medium_text, ms_text, progress_bytes_text
+from dnet_tui.units import (
+    bytes_text,
+    chip_text,
+    flops_text,
+    hop_text,
+    medium_text,
+    ms_text,
+    progress_bytes_text,
+)
 from dnet_tui.widgets.paint import Piece, width_of
 from dnet_tui.widgets.panel import Line
 
@@ -62,6 +70,12 @@ class Card:
         return f"{split.busy:.0%} busy" if split is not None else ""
 
     @property
+    def fetched(self) -> str:
+        """How much of the model's files a device has that fetches them."""
+        fetch = self.figures.fetch
+        return f"↓ {fetch.done_bytes / max(1, fetch.total_bytes):.0%}" if fetch is not None else ""
+
+    @property
     def why(self) -> str:
         """Why the device is not in the ring; that it is not stands beside this."""
         return (self.figures.reason or "").removeprefix("left out: ")
@@ -88,7 +102,7 @@ class Card:
 
     def chip(self, width: int) -> Line:
         f, look = self.figures, self.look
-        chip = f.profile.chip.removeprefix("Apple ") if f.profile is not None else f"chip {UNKNOWN}"
+        chip = chip_text(f.profile.chip) if f.profile is not None else f"chip {UNKNOWN}"
         flops = f" · {flops_text(f.flops_per_s)}" if f.flops_per_s is not None else ""
         return [(fitted(chip, width - len(flops)), look.text + Style(bold=True)), (flops, look.text)]
 
@@ -142,6 +156,9 @@ class Card:
 
     def history(self, width: int) -> Line:
         f, look = self.figures, self.look
+        if f.fetch is not None:
+            told = f"↓ {f.fetch.text(f.fetch.moved_s)}"
+            return [(fitted(told, width), fg(look.accent))]
         if f.split is None:
             return [("no token measured yet", look.dim)]
         told = f" {ms_text(f.split.total_s)} ms/tok".rjust(14)
@@ -195,7 +212,7 @@ class Card:
             return [self.head(width), [(fitted(f"  {word}{f.problem}", width), look.bad)]]
         if f.assignment is None:
             return [self.head(width, "not in the ring"), [(fitted(f"  {self.why}", width), look.dim)]]
-        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else UNKNOWN
+        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.fetched or UNKNOWN
         busy = f" {f.split.busy:>4.0%}" if f.split is not None else ""
         streamed = len(f.assignment.streamed)
         disk = f" +{streamed}▒" if streamed else ""
@@ -216,7 +233,7 @@ class Card:
             return [mark, name, (fitted(f" lost: {f.problem}", width - 16), look.bad)]
         if f.assignment is None:
             return [mark, name, (" not in the ring", look.dim)]
-        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else UNKNOWN
+        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.fetched or UNKNOWN
         busy = f"{f.split.busy:.0%}" if f.split is not None else ""
         windows = fitted(f.short_windows_text, width - 32)
         return [mark, name, (f" {windows:<{width - 31}}{time:>9}{busy:>5}", look.text)]
@@ -244,11 +261,15 @@ def table_row(card: Card, width: int) -> Line:
         word = "lost: " if f.is_lost else ""
         return [*pieces, (fitted(f"{word}{f.problem}", width - 15), look.bad)]
     if width >= 100:
-        chip = f.profile.chip.removeprefix("Apple ") if f.profile is not None else UNKNOWN
+        chip = chip_text(f.profile.chip) if f.profile is not None else UNKNOWN
         pieces.append((fitted(chip, 16).ljust(17), look.text))
     pieces += _table_layers(card, 14)
     pieces += _table_memory(card, 13)
-    if f.split is None:
+    if f.fetch is not None:
+        room = sum(cells for _, cells in _COLUMNS)
+        told = f"↓ {f.fetch.text(f.fetch.moved_s)}"
+        pieces.append((fitted(told, room).rjust(room), fg(look.accent)))
+    elif f.split is None:
         dashes = "".join(UNKNOWN.rjust(cells) for _, cells in _COLUMNS)
         pieces.append((dashes, look.dim))
     else:

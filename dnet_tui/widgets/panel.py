@@ -35,6 +35,8 @@ class Panel(Widget):
     def repaint(self) -> None:
         """Build the lines again and draw those that changed."""
         old, self._strips = self._strips, None
+        if not self._is_shown:
+            return  # its lines are built when it is laid out
         if old is None or not self.size.width:
             self.refresh(layout=True)
             return
@@ -46,6 +48,10 @@ class Panel(Widget):
         if changed:
             width = self.size.width
             self.refresh(*(Region(0, y, width, 1) for y in changed))
+
+    @property
+    def _is_shown(self) -> bool:
+        return all(node.display for node in self.ancestors_with_self)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

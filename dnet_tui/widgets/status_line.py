@@ -104,11 +104,20 @@ class StatusLine(Widget):
                 return ""
             case Preparing() | NoModel() if not self.view.here:
                 return f"{spinner} starting the shards"
+        if work.fetches:
+            return f"{spinner} {self._fetches_text()}"
         if work.transfer is not None and work.step is not None:
             return f"{spinner} {work.step} {work.transfer.text(self.now_s)}"
         taken = self.now_s - work.since_s
         counted = f" · {taken:.0f} s" if work.step in (Step.PROFILING, Step.SOLVING) and taken >= 1 else ""
         return f"{spinner} {work.step or Step.PREPARING}{counted}"
+
+    def _fetches_text(self) -> str:
+        """Of the devices that bring the files to themselves, the one that will be last."""
+        fetches = self.work.fetches
+        slowest = max(fetches, key=lambda name: (fetches[name].is_stalled(self.now_s), fetches[name].missing))
+        more = f" (+{len(fetches) - 1})" if len(fetches) > 1 else ""
+        return f"fetching on {slowest}{more} {fetches[slowest].text(self.now_s)}"
 
     def _downloads_text(self) -> str:
         downloads = self.work.downloads

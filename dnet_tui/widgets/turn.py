@@ -34,6 +34,7 @@ from dnet_tui.widgets.paint import row
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _INDENT = 1
+_SPARE_INDENTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class TurnLines:
         self._width = width
         self.turn = turn
         self._unfolded = unfolded
+        self._indents: dict[int, tuple[Strip, Strip]] = {}
         self._render_all()
 
     # --- what changes -----------------------------------------------------------------------------------
@@ -112,7 +114,8 @@ class TurnLines:
             return Strip([margin, *self._thought_lines[rest]])
         rest -= len(self._thought_lines)
         if rest < self._prose.num_strips:
-            return Strip([margin, *self._prose.strip(rest)])
+            strip = self._prose.strip(rest)
+            return Strip([margin, *strip]) if pointer is not None else self._indented(strip, margin)
         rest -= self._prose.num_strips
         if rest < len(self._problem):
             return self._problem[rest]
@@ -123,6 +126,16 @@ class TurnLines:
         if pointer is None:
             return Strip.blank(0)
         return row([(margin.text, margin.style or Style()), (pointer.hint, look.dim)], self._width, Style())
+
+    def _indented(self, strip: Strip, margin: Segment) -> Strip:
+        """`strip` behind `margin`; the same strip for the same one, so that what is painted is remembered."""
+        found = self._indents.get(id(strip))
+        if found is None:
+            if len(self._indents) > 2 * self.height + _SPARE_INDENTS:
+                self._indents.clear()  # of lines that have grown since
+            # The second strip is kept only so that its id is not given to another one.
+            found = self._indents[id(strip)] = (Strip([margin, *strip]), strip)
+        return found[0]
 
     def text(self, y: int) -> str:
         return self.line(y, 0, None).text.rstrip()
@@ -146,6 +159,7 @@ class TurnLines:
         self._num_thought_chars = 0  # of the thought, in `_thought_prose`
         self._thought_lines = self._render_thought()
         self._prose = Prose(self._renderer, self._width - 2 * _INDENT)
+        self._indents.clear()
         self._prose.append(reply.text)
         if reply.is_over:  # once in full: late link definitions reach back, code is highlighted as a whole
             self._prose.finish()

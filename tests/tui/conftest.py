@@ -39,6 +39,7 @@ def still(gate: Gate) -> Timing:
         panels_s=0,
         tick_s=None,
         blink=False,
+        sets_aside=False,
         clock=lambda: gate.now_s,
         now=lambda: NOON + timedelta(seconds=gate.now_s),
     )

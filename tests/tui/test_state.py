@@ -20,6 +20,7 @@ from dnet_core.events import (
 )
 from dnet_core.types.generation import FinishReason, StageTime
 from dnet_core.types.ring import Assignment, LayerWindow, RingPlan, split_evenly
+from dnet_tui.figures import device_figures
 from dnet_tui.state import (
     NUM_RECENT_LAPS,
     ClusterView,
@@ -36,7 +37,8 @@ from dnet_tui.state import (
     prepare,
     stage_splits,
 )
-from dnet_tui.units import count_text, layers_text, ms_text, progress_bytes_text, seconds_text
+from dnet_tui.units import chip_text, count_text, layers_text, ms_text, progress_bytes_text, seconds_text
+from dnet_tui.work import Step, Work, work_on
 from tests.fake_coordinator import peer
 
 PLAN = split_evenly("tiny", 8, ("x", "y"), 2, 128)  # x: 0-1 and 4-5, y: 2-3 and 6-7
@@ -150,3 +152,41 @@ def test_numbers_are_short_and_have_units() -> None:
         "0.42 s", "1.0 s", "1.9 s", "60 s", "75 s"]  # fmt: skip
     assert [ms_text(s) for s in (0.0077, 0.0999, 0.141)] == ["7.7", "99.9", "141"]
     assert [layers_text(0, 15), layers_text(4, 5)] == ["0–14", "4"]
+
+
+def test_a_device_that_fetches_says_how_far_it_is() -> None:
+    view = ClusterView()
+    view = fold(view, PeerJoined(peer("x")), 0.0)
+    view = fold(view, PeerJoined(peer("y")), 0.0)
+    view = fold(view, LoadStarted(PLAN), 0.0)
+    for at_s in range(3):
+        view = fold(view, FetchProgressed("tiny", at_s * 10_000_000, 100_000_000, "y"), float(at_s))
+    x, y = device_figures(view)
+    assert x.fetch is None
+    assert y.fetch is not None
+    assert y.fetch.text(2.0) == "20/100 MB · 10 MB/s · 8 s left"
+    assert y.fetch.text(17.0) == "20/100 MB · stalled for 15 s"
+    view = fold(view, LoadProgressed("x", 5, 8), 3.0)
+    assert isinstance(view.model, Loading), "one fetches while another fills"
+    assert view.model.progress == {"x": (5, 8)}
+    view = fold(view, FetchProgressed("tiny", 100_000_000, 100_000_000, "y"), 4.0)
+    assert device_figures(view)[1].fetch is None
+
+
+def test_the_status_line_names_the_device_that_will_be_last() -> None:
+    work = work_on(Work(), LoadStarted(PLAN), 0.0)
+    work = work_on(work, FetchProgressed("tiny", 10, 100, "x"), 0.0)
+    work = work_on(work, FetchProgressed("tiny", 40, 100, "y"), 0.0)
+    assert work.step is Step.LOADING
+    assert {name: t.missing for name, t in work.fetches.items()} == {"x": 90, "y": 60}
+    work = work_on(work, FetchProgressed("tiny", 100, 100, "x"), 1.0)
+    assert set(work.fetches) == {"y"}
+    assert not work_on(work, ModelLoaded(PLAN, 2.0), 2.0).fetches
+
+
+def test_chips_without_their_makers_marks() -> None:
+    assert chip_text("Apple M4 Pro") == "M4 Pro"
+    assert chip_text("Intel(R) Xeon(R) Processor @ 2.60GHz") == "Intel Xeon"
+    assert chip_text("AMD EPYC 7B13 64-Core Processor") == "AMD EPYC 7B13"
+    assert chip_text("Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz") == "Intel Core i7-9750H"
+    assert progress_bytes_text(312_000_000, 25_000_000_000) == "0.3/25 GB"
