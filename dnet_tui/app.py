@@ -61,6 +61,7 @@ class DnetApp(PlanApp):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", tooltip="Stop the shards and quit"),
     ]  # fmt: skip
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)

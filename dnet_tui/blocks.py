@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from markdown_it.token import Token
-from pygments.lexers import get_lexer_by_name
-from pygments.token import Text as PlainText
+from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
+from pygments.token import Text as PlainText  # type: ignore[import-untyped]
 from pygments.token import _TokenType
-from pygments.util import ClassNotFound
+from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 from rich.console import Console, ConsoleOptions
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.padding import Padding
@@ -283,7 +283,8 @@ def _tokens(code: str, name: str) -> Iterable[tuple[_TokenType, str]]:
         lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False)
     except ClassNotFound:
         return [(PlainText, code)]
-    return lexer.get_tokens(code)
+    tokens: Iterable[tuple[_TokenType, str]] = lexer.get_tokens(code)
+    return tokens
 
 
 def _boxed(line: list[Segment], width: int, ground: Style) -> list[Strip]:

@@ -73,7 +73,6 @@ PERSONAL_BINDINGS: list[BindingType] = [
     Binding("f1", "help", "Help", id="app.help", key_display="F1", tooltip="Show every key"),
     Binding("ctrl+c", "copy_or_quit", "Copy", show=False, id="app.copy",
             tooltip="Copy what is selected; twice: quit"),
-    Binding("ctrl+q", "quit", "Quit", id="app.quit", tooltip="Stop the shards and quit"),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@
     cluster       four simulated Macs generating (marked DEMO)
     streaming     two simulated Macs with a model that does not fit them
     models        the model picker over the same Macs
+    plan          the plan, edited by hand: one layer moved, with what it costs
     endpoint      the endpoint's panel
     device        the command for another device
     settings      the settings
@@ -99,6 +100,15 @@ async def models(app: DnetApp, pilot: Pilot[None]) -> None:
     await until(known)
 
 
+async def plan(app: DnetApp, pilot: Pilot[None]) -> None:
+    """Give the second device one layer more; the solver, on another thread, says what it costs."""
+    await ready(app)
+    await pilot.press("f12", "j", "right")
+    await pilot.pause()
+    for worker in [worker for worker in app.workers if worker.group == "predict"]:
+        await worker.wait()
+
+
 async def endpoint(app: DnetApp, pilot: Pilot[None]) -> None:
     await ready(app)
     await pilot.press("f4")
@@ -136,6 +146,7 @@ PICTURES: dict[str, tuple[tuple[int, int], Callable[[], DnetApp], Act]] = {
     "cluster": ((200, 60), macs(4), cluster),
     "streaming": ((120, 40), macs(2, TOO_BIG), streaming),
     "models": ((120, 40), macs(2), models),
+    "plan": ((120, 40), macs(4), plan),
     "endpoint": ((120, 40), macs(2), endpoint),
     "device": ((120, 40), macs(1), after("f9")),
     "settings": ((120, 40), macs(2), after("f2")),

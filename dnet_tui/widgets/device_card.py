@@ -267,8 +267,8 @@ def table_row(card: Card, width: int) -> Line:
     pieces += _table_memory(card, 13)
     if f.fetch is not None:
         room = sum(cells for _, cells in _COLUMNS)
-        told = f"↓ {f.fetch.text(f.fetch.moved_s)}"
-        pieces.append((fitted(told, room).rjust(room), fg(look.accent)))
+        fetched = f"↓ {f.fetch.text(f.fetch.moved_s)}"
+        pieces.append((fitted(fetched, room).rjust(room), fg(look.accent)))
     elif f.split is None:
         dashes = "".join(UNKNOWN.rjust(cells) for _, cells in _COLUMNS)
         pieces.append((dashes, look.dim))

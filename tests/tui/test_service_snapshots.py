@@ -1,0 +1,107 @@
+"""Pictures of what comes before and beside the chat: one Mac alone, bytes on their way, picker, endpoint.
+
+After a wanted change: `--snapshot-update`, then look at every one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from dnet_core.api.in_flight import Activity
+from dnet_core.demo.cluster import DemoCluster
+from dnet_core.demo.worlds import Macs
+from dnet_core.events import FetchProgressed, LoadStarted
+from dnet_tui.app import DnetApp
+from dnet_tui.pace import Timing
+from dnet_tui.screens.endpoint import EndpointScreen
+from dnet_tui.screens.models import ModelPicker
+from dnet_tui.serving import On
+from dnet_tui.state import Ready
+from tests.fake_coordinator import FakeCoordinator
+from tests.tui.conftest import make_app
+from tests.tui.test_models import LLAMA, Sand
+from tests.tui.test_snapshots import four, four_devices, load
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="one Python version writes the snapshots"
+)
+
+SnapCompare = Callable[..., bool]
+Act = Callable[[FakeCoordinator, Pilot[Any]], Awaitable[None]]
+
+
+async def downloading(fake: FakeCoordinator, pilot: Pilot[Any]) -> None:
+    await fake.gate.arrive()
+    await fake.gate.step(3)
+    await pilot.pause()
+
+
+async def fetching(fake: FakeCoordinator, pilot: Pilot[Any]) -> None:
+    """Two of four devices bring the files to themselves."""
+    await fake.gate.arrive()
+    await fake.gate.step(3)
+    fake.tell(LoadStarted(four_devices("smollm2-135m-instruct")))
+    for second in range(4):
+        fake.gate.now_s += 1
+        fake.tell(FetchProgressed("smollm2", second * 110_000_000, 4_600_000_000, "mbp-16"))
+        fake.tell(FetchProgressed("smollm2", second * 40_000_000, 4_600_000_000, "mini"))
+        await pilot.pause()
+
+
+async def endpoint(fake: FakeCoordinator, pilot: Pilot[Any]) -> None:
+    await load(fake, pilot)
+    on = On("http://127.0.0.1:8080/v1", 8080, None, Activity((), 7, ()))
+    await pilot.app.push_screen(EndpointScreen(lambda *_: None, on))
+    await pilot.pause()
+
+
+CASES: dict[str, tuple[tuple[int, int], Callable[[], FakeCoordinator], Act]] = {
+    "downloading_80x24": ((80, 24), lambda: FakeCoordinator(fetch_bytes=4_600_000_000), downloading),
+    "fetching_120x40": ((120, 40), four, fetching),
+    "fetching_80x24": ((80, 24), four, fetching),
+    "endpoint_120x40": ((120, 40), four, endpoint),
+    "endpoint_80x24": ((80, 24), four, endpoint),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_beside_the_chat_looks_as_agreed(name: str, snap_compare: SnapCompare) -> None:
+    size, make, act = CASES[name]
+    fake = make()
+
+    async def before(pilot: Pilot[Any]) -> None:
+        await act(fake, pilot)
+
+    assert snap_compare(make_app(fake), terminal_size=size, run_before=before)
+
+
+KEYS = {"picker": "ctrl+o", "alone": "f9"}
+
+
+@pytest.mark.parametrize(
+    ("what", "count", "size"), [("picker", 2, (120, 40)), ("picker", 2, (80, 24)), ("alone", 1, (120, 40))]
+)
+def test_macs_look_as_agreed(what: str, count: int, size: tuple[int, int], snap_compare: SnapCompare) -> None:
+    """The model picker over two Macs, and one Mac alone with what another one needs."""
+    sand = Sand()
+    demo = DemoCluster(Macs(count), pause=sand.pause, clock=sand.clock)
+    timing = Timing(0, 0, 0, None, blink=False, sets_aside=False, clock=sand.clock)
+    app = DnetApp(lambda: demo, LLAMA, timing=timing)
+
+    async def before(pilot: Pilot[Any]) -> None:
+        async with asyncio.timeout(60):
+            while not isinstance(app.view.model, Ready):
+                await pilot.pause(0.01)
+            await pilot.press(KEYS[what])
+            await pilot.pause()
+            while isinstance(app.screen, ModelPicker) and len(app.screen.catalogue.fits) < 11:
+                await pilot.pause(0.01)
+            await pilot.pause(0.1)
+
+    assert snap_compare(app, terminal_size=size, run_before=before)
