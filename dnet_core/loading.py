@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from dnet_core.cluster import Cluster
 from dnet_core.errors import LoadError, PeerLost, UnsupportedModel
@@ -61,6 +62,11 @@ class Ring:
 async def read_source(model: str, emit: Emit) -> Source:
     """Bring the files of `model` here and read what the head needs of them. Raises what `resolve` raises."""
     directory = await resolve(model, lambda done, total: emit(FetchProgressed(model, done, total)))
+    # Beside the event loop: a large header, or a tokenizer that is converted first, takes seconds.
+    return await asyncio.to_thread(_read_source, model, directory)
+
+
+def _read_source(model: str, directory: Path) -> Source:
     checkpoint = read_checkpoint(directory)
     try:
         profile = profile_model(checkpoint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants, scan_cache_dir
@@ -50,8 +51,9 @@ def begin_fetch(hub_id: HubId, total_bytes: int) -> None:
 
 
 def end_fetch(hub_id: HubId) -> None:
-    """The model is whole."""
-    _note(hub_id).unlink(missing_ok=True)
+    """The model is whole; a disk that keeps the note stops nothing."""
+    with suppress(OSError):
+        _note(hub_id).unlink(missing_ok=True)
 
 
 def delete(model: str) -> int:
