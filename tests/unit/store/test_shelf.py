@@ -112,7 +112,7 @@ async def test_a_hub_that_is_away_is_told_in_one_line(hub: Hub, monkeypatch: pyt
     with pytest.raises(LoadError, match=r"failed to search \(501\)"):
         await search_hub("tiny")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(LoadError, match=r"cannot be reached .*check the network"):
+    with pytest.raises(LoadError, match=r"cannot be reached: check the network"):
         await search_hub("tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(LoadError, match="HF_HUB_OFFLINE"):
