@@ -26,14 +26,18 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Rings:
-    """Coordinators by number of local shards, started when first asked for and kept for the session."""
+    """Coordinators by number of local shards, started when first asked for and kept for the session.
+
+    One that has lost a shard is replaced: the test that lost it fails, those that follow need not.
+    """
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
         self._by_size: dict[int, Coordinator] = {}
 
     async def __call__(self, shards: int) -> Coordinator:
-        if shards not in self._by_size:
+        known = self._by_size.get(shards)
+        if known is None or len(known.peers) < shards:
             coordinator = Coordinator(ClusterOptions(local_shards=shards))
             self._by_size[shards] = await self._stack.enter_async_context(coordinator)
             await coordinator.wait_for_local_shards()

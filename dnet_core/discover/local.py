@@ -84,7 +84,7 @@ async def _start(name: str, options: LocalOptions, socket: Path, log: Path) -> P
         command += ["--memory", options.memory]
     if options.grpc_port is not None:
         command += ["--grpc-port", str(options.grpc_port)]
-    with log.open("wb") as stderr:
+    with log.open("ab") as stderr:
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=PIPE,

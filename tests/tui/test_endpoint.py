@@ -107,7 +107,9 @@ async def test_the_endpoint_serves_beside_the_chat() -> None:
         await desk.ask("What is the capital of France?")
         messages = [{"role": "user", "content": "What is the capital of France?"}]
         asked = asyncio.create_task(
-            ask_over_http(on.url, "/chat/completions", {"messages": messages, "max_tokens": 12})
+            ask_over_http(
+                on.url, "/chat/completions", {"messages": messages, "max_tokens": 12, "temperature": 0}
+            )
         )
         await desk.until(lambda: isinstance(desk.app.endpoint, On) and desk.app.endpoint.activity.requests)
         status, reply = await asked
