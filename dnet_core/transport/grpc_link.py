@@ -74,6 +74,7 @@ class RingLink:
         self._write = asyncio.Lock()  # gRPC allows one write at a time
         self._pong: asyncio.Queue[Clock] = asyncio.Queue()
         self._failure: DnetError | None = None
+        self._closed = False
         self.clock = Clock(offset_ns=0, round_trip_ns=0)
 
     def send(self, frame: RingFrame) -> None:
@@ -134,16 +135,22 @@ class RingLink:
         on_frame: Callable[[DriverFrame], None],
         on_lost: Callable[[DnetError], None],
     ) -> None:
-        """Keep the hop alive until cancelled, or until it breaks: then `on_lost` hears why, once."""
+        """Keep the hop alive until closed, or until it breaks: then `on_lost` hears why, once."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sender())
                 tasks.create_task(self._reader(on_frame))
                 tasks.create_task(self._heartbeat(ready))
         except* (grpc.aio.AioRpcError, DnetError, asyncio.InvalidStateError) as group:
-            self._failure = self._meaning(group)
-            ready.set()
-            on_lost(self._failure)
+            if not self._closed:  # else a frame that was still to be sent found the stream closed
+                self._failure = self._meaning(group)
+                ready.set()
+                on_lost(self._failure)
+
+    def close(self) -> None:
+        """End the stream from this side; what happens to it from now on is no failure of the peer."""
+        self._closed = True
+        self._call.cancel()
 
     def _meaning(self, group: BaseExceptionGroup) -> DnetError:
         """The one reason behind a group: the peer's own error before the noise it makes."""
@@ -196,4 +203,4 @@ async def ring_link(
             link.check()
             yield link
         finally:
-            call.cancel()
+            link.close()

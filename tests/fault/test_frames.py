@@ -172,3 +172,16 @@ async def test_a_prompt_read_tells_its_position(rings: Rings, model: Path) -> No
         read = await shard.frames.get()
         assert isinstance(read, PromptRead)
         assert read.position == 2
+
+
+async def test_a_link_that_is_closed_with_frames_to_send_is_not_lost(rings: Rings) -> None:
+    ring = await rings(1)
+    await ring.unload()
+    peer = ring.peers[0]
+    lost: list[DnetError] = []
+    async with open_channel(peer.target, None) as channel:
+        for _ in range(20):
+            link = ring_link(channel, peer.name, DRIVER, 5, lambda _frame: None, lost.append)
+            async with link as opened:
+                opened.send(Tokens("nobody", 5, (1,)))
+    assert lost == []
