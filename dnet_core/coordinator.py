@@ -21,31 +21,27 @@ from dnet_core.accuracy import Accuracy
 from dnet_core.chunks import Serving, serving
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions
-from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned
+from dnet_core.errors import DnetError, NotReady
 from dnet_core.events import (
     DevicesMeasured,
     Event,
     LoadFailed,
     LoadStarted,
     ModelLoaded,
-    ModelUnloaded,
     PeerJoined,
     PeerLeft,
-    PeerOffered,
     PlanMade,
     PlanStarted,
-    Recovered,
-    RingLost,
 )
 from dnet_core.generate.driver import Driver
 from dnet_core.generate.recover import answer, converse, embedding, reading
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.library import Library
-from dnet_core.loading import LoadedModel, Ring, Source, load_shards, open_ring, read_source, unload_shards
+from dnet_core.loading import LoadedModel, Ring, Source, load_shards, open_ring, read_source
 from dnet_core.planning import Prepared, Wishes
-from dnet_core.recovery import Recovery
 from dnet_core.settings import paths
+from dnet_core.succession import Succession
 from dnet_core.tasks import TaskScope
 from dnet_core.telemetry import Telemetry
 from dnet_core.transport.control import ShardStatus
@@ -70,23 +66,17 @@ class Coordinator:
         self._cluster = Cluster(options, self._tasks, self._hear)
         self._telemetry = Telemetry(self._cluster, self._tasks, self._emit)
         self._subscribers: set[asyncio.Queue[Event]] = set()
-        self._changing = asyncio.Lock()
-        self._ring: Ring | None = None
         self._prepared: Prepared | None = None
+        self._succession = Succession(self._cluster, self._tasks, self._emit, self._keep, self._wishes)
         self.library = Library(
             self._cluster,
             self._tasks,
             self._emit,
             planned=lambda: self._prepared,
-            loaded=lambda: self._ring.loaded.model if self._ring else None,
+            loaded=lambda: self.loaded.model if self.loaded else None,
             wishes=self._wishes,
         )
         """Which models there are, and what they would do here."""
-        self._known: Prepared | None = None  # with which the loaded model was placed, every device then there
-        self._recovery: asyncio.Task[None] | None = None
-        self._lost: set[str] = set()  # by the loaded ring, and those before it since the model was loaded
-        self._back: dict[str, bool] = {}  # those of them that are back, and whether that has been told
-        self._holders: set[str] = set()  # devices that may hold weights
         self._accuracy = Accuracy(paths().cache / "accuracy.json")
 
     async def __aenter__(self) -> Self:
@@ -97,8 +87,8 @@ class Coordinator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ring is not None:  # answers that wait for the next ring wait for nothing
-            self._ring.driver.give_up(NotReady("the coordinator has ended"))
+        # Answers that wait for the next ring wait for nothing.
+        self._succession.give_up(NotReady("the coordinator has ended"))
         await self._tasks.__aexit__(kind, error, trace)
 
     # ---- events ----
@@ -124,12 +114,10 @@ class Coordinator:
         """Take what the cluster tells; a device that is back is offered."""
         self._emit(event)
         if isinstance(event, PeerLeft):
-            self._back.pop(event.name, None)
+            self._succession.left(event.name)
         if isinstance(event, PeerJoined) and event.peer.cannot_join is None:
             self._telemetry.watch(event.peer)
-            if event.peer.name in self._lost:
-                self._back.setdefault(event.peer.name, False)
-                self._offer()
+            self._succession.joined(event.peer.name)
 
     def _emit(self, event: Event) -> None:
         self._tell(event)
@@ -256,12 +244,13 @@ class Coordinator:
 
     @property
     def loaded(self) -> LoadedModel | None:
-        return self._ring.loaded if self._ring else None
+        ring = self._succession.ring
+        return ring.loaded if ring else None
 
     @property
     def is_changing(self) -> bool:
         """Whether a model is being loaded or unloaded right now."""
-        return self._changing.locked()
+        return self._succession.is_changing
 
     async def load(
         self, model: str, plan: RingPlan | Solution | None = None, chunk_tokens: int | None = None
@@ -274,12 +263,9 @@ class Coordinator:
         wait cancels the load on every shard.
         Raises DnetErrors; nothing is loaded then.
         """
-        if self._changing.locked() and not self._is_recovering:
+        if self._succession.is_being_replaced:
             raise NotReady("a model is being loaded: wait for it or cancel it")
-        why = NotReady("another model is being loaded")
-        self._stop_recovery(why)
-        async with self._changing:
-            await self._drop(why)
+        async with self._succession.emptied(NotReady("another model is being loaded")):
             begun = time.monotonic()
             try:
                 ring = await self._load(canonical(model), plan, chunk_tokens)
@@ -287,7 +273,6 @@ class Coordinator:
                 self._emit(LoadFailed(model, str(error)))
                 raise
             self._emit(ModelLoaded(ring.loaded.plan, time.monotonic() - begun))
-            self._serve(ring)
             return ring.loaded
 
     async def _load(self, model: str, plan: RingPlan | Solution | None, chunk_tokens: int | None) -> Ring:
@@ -297,148 +282,47 @@ class Coordinator:
             plan = self._keep(replace(self._facts(), solution=plan)).solution.plan
         elif plan is None:
             plan = (await self.prepare(model)).solution.plan
-        self._known = self._prepared if self._prepared and self._prepared.model == model else None
+        facts = self._prepared if self._prepared and self._prepared.model == model else None
         switches = thinking_switches(source.tokenizer.chat_template(with_tools=False))
         loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches)
         self._emit(LoadStarted(plan))
-        self._holders.update(assignment.peer for assignment in plan.assignments)
-        try:
-            work = await self._serving(plan, source, chunk_tokens)
-            await load_shards(self._cluster, plan, work.limits, source, self._emit)
-            return await open_ring(
-                self._cluster, self._tasks, loaded, source, work.pace, self._emit, self._lose
-            )
-        except BaseException:  # a failure here and a cancel from outside undo the same
-            await self._free()
-            raise
+        self._succession.expect(plan)
+        work = await self._serving(plan, source, facts, chunk_tokens)
+        await load_shards(self._cluster, plan, work.limits, source, self._emit)
+        ring = await open_ring(
+            self._cluster, self._tasks, loaded, source, work.pace, self._emit, self._succession.lose
+        )
+        self._succession.serve(ring, facts)
+        return ring
 
-    async def _serving(self, plan: RingPlan, source: Source, chunk_tokens: int | None) -> Serving:
+    async def _serving(
+        self, plan: RingPlan, source: Source, facts: Prepared | None, chunk_tokens: int | None
+    ) -> Serving:
         """How the ring of `plan` is to work, by what is known of its devices."""
-        known = self._known
-        if known is None:
+        if facts is None:
             return await serving(self._cluster, plan, source.profile, {}, chunk_tokens)
-        if chunk_tokens is None and known.solution.plan == plan:
-            chunk_tokens = known.solution.prediction.chunk_tokens
-        return await serving(self._cluster, plan, source.profile, known.budgets, chunk_tokens)
+        if chunk_tokens is None and facts.solution.plan == plan:
+            chunk_tokens = facts.solution.prediction.chunk_tokens
+        return await serving(self._cluster, plan, source.profile, facts.budgets, chunk_tokens)
 
     async def unload(self) -> None:
         """Free every shard. Nothing happens when nothing is loaded."""
-        why = NotReady("the model was unloaded")
-        self._stop_recovery(why)
-        async with self._changing:
-            await self._drop(why)
-
-    async def _drop(self, why: DnetError) -> None:
-        """End the loaded ring, if there is one, for good: its answers are told `why`."""
-        ring, self._ring = self._ring, None
-        self._lost.clear()
-        self._back.clear()
-        if ring is None:
-            return
-        ring.driver.give_up(why)
-        await ring.held.release()
-        await self._free()
-        self._emit(ModelUnloaded(ring.loaded.model))
-
-    async def _free(self) -> None:
-        """Unload every shard that may hold weights."""
-        holders, self._holders = self._holders, set()
-        await unload_shards(self._cluster, holders)
+        async with self._succession.emptied(NotReady("the model was unloaded")):
+            pass
 
     # ---- recover ----
 
     @property
     def offered(self) -> tuple[str, ...]:
         """Devices that the loaded model has lost and that are back: `take_in` lets them take part again."""
-        return tuple(self._back)
+        return self._succession.offered
 
     async def take_in(self) -> LoadedModel:
         """Place the loaded model anew, with the devices that are `offered`; answers pause meanwhile.
 
         Raises NotReady when there is none, or it cannot be now; DnetErrors when the model is lost over it.
         """
-        ring = self._ring
-        if ring is None or self._changing.locked() or ring.driver.end is not None:
-            raise NotReady(
-                "no model is loaded" if ring is None else "layers are moving just now: wait a moment"
-            )
-        if not self.offered:
-            raise NotReady("no device is back that the loaded model had lost")
-        returned = self.offered
-        self._lost.difference_update(returned)
-        self._back.clear()
-        ring.driver.finish(PeerReturned(returned))
-        self._recovery = self._tasks.start(self._recover(ring))
-        await asyncio.shield(ring.driver.successor)
-        return self._ring.loaded if self._ring else ring.loaded
-
-    @property
-    def _is_recovering(self) -> bool:
-        return self._recovery is not None and not self._recovery.done()
-
-    def _stop_recovery(self, why: DnetError) -> None:
-        """Let no recovery go on; one that gives up already (there is no ring) frees the shards first."""
-        if self._recovery is not None and not self._recovery.done() and self._ring is not None:
-            self._ring.driver.give_up(why)
-            self._recovery.cancel()
-
-    def _serve(self, ring: Ring) -> None:
-        """From now on `ring` is what is loaded, unless it has been lost meanwhile."""
-        self._ring = ring
-        if ring.driver.end is not None:
-            self._recovery = self._tasks.start(self._recover(ring))
-
-    def _lose(self, driver: Driver, lost: PeerLost) -> None:
-        """A shard is gone: the answers of its ring wait while the others take over its layers."""
-        log.error("%s", lost)
-        self._cluster.lose(lost.peer, str(lost))
-        self._lost.add(lost.peer)
-        if self._ring is not None:
-            self._emit(RingLost(self._ring.loaded.model, lost.peer, str(lost)))
-            if self._ring.driver is driver and driver.end is lost:
-                self._recovery = self._tasks.start(self._recover(self._ring))
-
-    async def _recover(self, ring: Ring) -> None:
-        """Replace `ring`, which has ended, by one on the devices that are there, or drop it."""
-        begun = time.monotonic()
-        async with self._changing:
-            if self._ring is not ring:  # another model has been loaded meanwhile
-                return
-            recovery = Recovery(
-                self._cluster,
-                self._tasks,
-                ring,
-                self._lost,
-                self._holders,
-                self._emit,
-                self._keep,
-                self._lose,
-            )
-            try:
-                found = await recovery.run(self._known, self._wishes)
-            except DnetError as error:
-                log.error("%s", error)  # noqa: TRY400 - what happened, not where in the code
-                self._emit(LoadFailed(ring.loaded.model, str(error)))
-                await self._drop(error)
-                return
-            except asyncio.CancelledError:
-                # Who stops it drops the ring, too, but may be stopped before: nothing would bring it back.
-                await self._drop(NotReady("the model was unloaded"))
-                raise
-            self._known = found.facts
-            plan, seconds = found.ring.loaded.plan, time.monotonic() - begun
-            self._emit(Recovered(plan, seconds, found.solve_s, found.load_s))
-            ring.driver.successor.set_result(found.ring.driver)
-            self._serve(found.ring)
-        self._offer()
-
-    def _offer(self) -> None:
-        """Tell of devices that are back, of each once; while layers move nobody could be taken in."""
-        if self._ring is None or self._changing.locked():
-            return
-        for name in [name for name, is_told in self._back.items() if not is_told]:
-            self._back[name] = True
-            self._emit(PeerOffered(name, self._ring.loaded.model))
+        return await self._succession.take_in()
 
     # ---- generate ----
 
@@ -479,10 +363,12 @@ class Coordinator:
         return self._driver().tokenizer
 
     def _driver(self) -> Driver:
-        if self._ring is None:
-            loading = self._changing.locked()
-            raise NotReady("the model is still loading" if loading else "no model is loaded: load one first")
-        return self._ring.driver
+        ring = self._succession.ring
+        if ring is None:
+            raise NotReady(
+                "the model is still loading" if self.is_changing else "no model is loaded: load one first"
+            )
+        return ring.driver
 
 
 def canonical(model: str) -> str:

@@ -144,7 +144,12 @@ class Recovery:
     async def _load(self, prepared: Prepared) -> Ring:
         plan, source = prepared.solution.plan, self._old.source
         self._emit(LoadStarted(plan))
-        self._holders.update(assignment.peer for assignment in plan.assignments)
+        names = {assignment.peer for assignment in plan.assignments}
+        there = {peer.name for peer in self._cluster.peers} - self._out
+        spare = (self._holders & there) - names
+        await unload_shards(self._cluster, spare)  # first, because it may be the memory that others need
+        self._holders.difference_update(spare)
+        self._holders.update(names)
         chunk_tokens = self._old.pace.chunk_tokens  # as before, for the same bits
         work = await serving(self._cluster, plan, source.profile, prepared.budgets, chunk_tokens)
         await reload_shards(self._cluster, plan, work.limits, source, self._emit)

@@ -24,14 +24,20 @@ class TaskScope(asyncio.TaskGroup):
     def __init__(self) -> None:
         super().__init__()
         self._started: set[asyncio.Task[Any]] = set()
+        self._is_ending = False
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         return self
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Begin `work`; if it fails, the block is cancelled and raises the failure in an ExceptionGroup."""
+        """Begin `work`; if it fails, the block is cancelled and raises the failure in an ExceptionGroup.
+
+        When the block ends already, it is cancelled like all others: tasks that end may still start some.
+        """
         task = self.create_task(work)
+        if self._is_ending:
+            task.cancel()
         self._started.add(task)
         task.add_done_callback(self._started.discard)
         return task
@@ -39,6 +45,7 @@ class TaskScope(asyncio.TaskGroup):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_ending = True
         for task in self._started:
             task.cancel()
         await super().__aexit__(None, None, None)
@@ -52,6 +59,23 @@ async def beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[A
 
 
 Value = TypeVar("Value")
+
+
+async def to_the_end(work: Coroutine[Any, Any, Value]) -> Value:
+    """Await `work` until it has ended, also when the wait is cancelled meanwhile: then the cancel is raised.
+
+    For what must not stay half done. It delays whoever cancels, so `work` has to end by itself.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
 
 
 class Held(Generic[Value]):

@@ -21,6 +21,7 @@ from dnet_core.errors import (
     DnetError,
     NotReady,
     PeerLost,
+    PeerReturned,
     PrefixGone,
     ProtocolError,
     RequestError,
@@ -394,6 +395,8 @@ class Driver:
             session.mailbox.put_nowait(frame)
 
     def _lose(self, peer: str, error: DnetError) -> None:
+        if self._end is not None and not isinstance(self._end, PeerLost | PeerReturned):
+            return  # it was ended on purpose, and its shards may end, too
         if peer in self._gone:
             return
         self._gone.add(peer)

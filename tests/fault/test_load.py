@@ -15,12 +15,13 @@ import pytest
 
 from dnet_core.coordinator import Coordinator
 from dnet_core.discover.announcement import Announcement, new_id
-from dnet_core.errors import DnetError, LoadError, NotReady, UnknownModel, UnsupportedModel
+from dnet_core.errors import DnetError, LoadError, NotReady, PeerLost, UnknownModel, UnsupportedModel
 from dnet_core.events import LoadFailed, LoadProgressed, ModelLoaded
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.server import ShardServer
 from dnet_core.transport import tls
 from dnet_core.transport.control import Limits, LoadOrder, LoadStep
+from dnet_core.transport.frames import Fault
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import open_channel
 from dnet_core.types.devices import PROTOCOL_VERSION
@@ -189,6 +190,35 @@ async def test_a_load_that_is_cancelled_leaves_the_shards_empty(
         assert after.model is None
         assert after.active_bytes < before.active_bytes + 1_000_000, "a layer has 11 MB"
     await check_usable(ring, good)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
+async def test_a_load_that_is_cancelled_while_the_model_before_is_unloaded(
+    steps: int, rings: Rings, good: Path
+) -> None:
+    """After so many steps of the event loop: a moment later nothing is loaded anywhere."""
+    ring = await rings(2)
+    await ring.load(str(good), even(good, ring, 5), 4)
+    loading = asyncio.create_task(ring.load(str(good), even(good, ring, 5), 4))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    await check_usable(ring, good)
+
+
+async def test_a_ring_that_was_unloaded_loses_nobody(rings: Rings, good: Path) -> None:
+    """Its shards may end or lose one another from then on: that is no news of them."""
+    ring = await rings(2)
+    await ring.load(str(good), even(good, ring, 5), 4)
+    driver = ring._driver()
+    lost: list[str] = []
+    driver._on_lost = lambda _driver, error: lost.append(error.peer)
+    await ring.unload()
+    name = ring.peers[1].name
+    driver._receive(Fault("s", name, PeerLost.__name__, f"{name} left the ring: it closed the stream"))
+    assert lost == []
 
 
 async def test_two_loads_at_once(rings: Rings, good: Path) -> None:

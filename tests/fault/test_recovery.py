@@ -33,6 +33,7 @@ from dnet_core.memory_option import memory_limit
 from dnet_core.planning import Prepared, Wishes, plan_on
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.transport import grpc_link
+from dnet_core.transport.control import ShardStatus
 from dnet_core.types.generation import (
     FinishReason,
     GenerationDone,
@@ -145,6 +146,11 @@ def kill(ring: Coordinator, index: int) -> str:
     name = ring.loaded.plan.assignments[index].peer
     local_process(ring, name).kill()
     return name
+
+
+async def still_there(ring: Coordinator) -> list[ShardStatus]:
+    """What the shards that live say of themselves."""
+    return [status for _, status in await ring.survey() if isinstance(status, ShardStatus)]
 
 
 async def check_whole(ring: Coordinator, model: Path) -> None:
@@ -319,6 +325,40 @@ async def test_a_load_that_is_cancelled_after_it_has_stopped_a_recovery(
     await check_whole(ring, model)
 
 
+async def test_a_load_that_is_cancelled_before_the_recovery_that_it_stops_has_begun(
+    ring: Coordinator, model: Path, tmp_path: Path
+) -> None:
+    other = write_tiny_model("qwen2", tmp_path / "other")
+    async with listening(ring) as listener:
+        kill(ring, 1)
+        await listener.until(RingLost)  # the recovery runs its first step after this one
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await ring.load(str(other), None, CHUNK)
+    assert ring.loaded is None
+    assert not ring.is_changing
+    assert not any(isinstance(event, RecoveryStarted) for event in listener.told)
+    assert [s.model for s in await still_there(ring)] == [None] * 2
+    await ring.load(str(model), None, CHUNK)
+    await check_whole(ring, model)
+
+
+async def test_a_second_load_does_not_wait_for_the_one_that_stops_a_recovery(
+    ring: Coordinator, model: Path, tmp_path: Path
+) -> None:
+    other = write_tiny_model("qwen2", tmp_path / "other")
+    async with listening(ring) as listener:
+        kill(ring, 1)
+        await listener.until(RecoveryStarted)
+        loading = asyncio.ensure_future(ring.load(str(other), None, CHUNK))
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady, match="being loaded"):
+            await ring.load(str(model), None, CHUNK)
+        assert (await loading).model == str(other)
+    assert ring.loaded is not None
+    assert ring.loaded.model == str(other)
+
+
 async def test_another_model_goes_before_a_recovery(ring: Coordinator, model: Path, tmp_path: Path) -> None:
     other = write_tiny_model("qwen2", tmp_path / "other")
     async with listening(ring) as listener:
@@ -385,6 +425,22 @@ async def test_shards_on_other_machines(model: Path) -> None:
             assert await listener.until(PeerOffered) == PeerOffered("mac1", str(model))
             await ring.take_in()
         await check_whole(ring, model)
+
+
+async def test_a_survivor_that_gets_no_layers_is_unloaded(ring: Coordinator, model: Path) -> None:
+    """A person has put layers where the solver would not: what follows is planned without it."""
+    await ring.unload()
+    names = tuple(peer.name for peer in ring.peers)
+    await ring.prepare(str(model), Wishes(excluded=frozenset({names[2]})))
+    await ring.load(str(model), split_evenly(str(model), 5, names, 1, 512), CHUNK)
+    async with listening(ring) as listener:
+        kill(ring, 1)
+        found = await listener.until(Recovered)
+    assert isinstance(found, Recovered)
+    assert [assignment.peer for assignment in found.plan.assignments] == [names[0]]
+    there = {status.name: status for status in await until_idle(ring)}
+    assert there[names[2]].model is None
+    await check_whole(ring, model)
 
 
 async def test_nobody_is_left(model: Path) -> None:
