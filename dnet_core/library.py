@@ -156,18 +156,19 @@ class Library:
     async def _download(self, model: str) -> None:
         hub_id = parse_hub_id(model)
         assert hub_id is not None, "checked when it was asked for"
-        noted = False
+        noting: asyncio.Task[None] | None = None
 
         def progress(done_bytes: int, total_bytes: int) -> None:
-            nonlocal noted
-            if not noted:
-                noted = True
-                shelf.begin_fetch(hub_id, total_bytes)
+            nonlocal noting
+            if noting is None:  # beside the event loop, as all that the shelf does
+                noting = self._tasks.start(asyncio.to_thread(shelf.begin_fetch, hub_id, total_bytes))
             self._emit(DownloadProgressed(model, done_bytes, total_bytes))
 
         try:
             await fetch(hub_id, progress)
-            shelf.end_fetch(hub_id)
+            if noting is not None:
+                await noting
+            await asyncio.to_thread(shelf.end_fetch, hub_id)
         except DnetError as error:
             self._end(model, str(error))
         except asyncio.CancelledError:

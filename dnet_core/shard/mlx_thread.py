@@ -98,3 +98,7 @@ class MlxThread:
 
         self.post(work)
         return await done
+
+    async def carry_out(self, function: Callable[[], Result]) -> Result:
+        """Like `call`, but the function runs even when nobody waits for it any more."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(function)))

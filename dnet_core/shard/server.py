@@ -77,6 +77,7 @@ class ShardServer:
             again=thread.post,
         )
         self._slot = ModelSlot(thread, self._tasks, memory, outputs, self._hop)
+        self._opening: set[str] = set()  # sessions whose grammar is being compiled
         self._outboxes: dict[str, asyncio.Queue[DriverFrame]] = {}
         self._unserved = asyncio.Event()  # no driver is there
         self._unserved.set()
@@ -199,21 +200,30 @@ class ShardServer:
             return await measure_link(self.name, hop.name, hop.target, medium, round_trip)
 
     async def open_session(self, driver: str, order: SessionOrder) -> None:
+        """Begin a session of `driver`, unless it is closed or the driver goes while its grammar is made."""
+        loaded = self._require()
+        self._opening.add(order.session)
+        try:
+            matcher = await loaded.matcher(order)
+            if self._loaded is not loaded or order.session not in self._opening:
+                raise NotReady(f"{self.name}: session {order.session} was closed while it was opened")
+        finally:
+            self._opening.discard(order.session)
         if driver not in self._outboxes:
             raise RequestError(f"{driver} opens a session before its ring stream")
-        loaded = self._require()
-        matcher = await loaded.matcher(order)
         await self._thread.call(partial(loaded.runtime.open, driver, order, matcher))
 
     async def close_session(self, session: str, keep_as: str | None) -> KeptPrefix | None:
+        self._opening.discard(session)
         if self._loaded is None:
             return None
         self._loaded.runtime.cancel(session)
-        return await self._thread.call(partial(self._loaded.runtime.close, session, keep_as))
+        # Who asks may have a deadline, and a step may take longer: it is closed all the same.
+        return await self._thread.carry_out(partial(self._loaded.runtime.close, session, keep_as))
 
     async def drop_prefixes(self, names: tuple[str, ...]) -> None:
         if self._loaded is not None:
-            await self._thread.call(partial(self._loaded.runtime.drop_prefixes, names))
+            await self._thread.carry_out(partial(self._loaded.runtime.drop_prefixes, names))
 
     def _require(self) -> Loaded:
         if self._loaded is None:
@@ -231,6 +241,7 @@ class ShardServer:
             return
         runtime = self._loaded.runtime
         if isinstance(frame, Cancel):
+            self._opening.discard(frame.session)
             runtime.cancel(frame.session)
             self._thread.post(partial(runtime.drop, frame.session))
         else:

@@ -35,7 +35,7 @@ from dnet_core.slices.weights import open_model, parameter_bytes, read_parameter
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
-from dnet_core.tasks import Held, TaskScope
+from dnet_core.tasks import Held, TaskScope, to_the_end
 from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, SessionOrder
 from dnet_core.transport.grpc_link import RingLink
 
@@ -107,7 +107,7 @@ class ModelSlot:
         Layers that stay in memory, of the same model, are not read again: a ring that is made anew moves few.
         """
         try:
-            loading = self._load(order, name, await self._take_out(order))
+            loading = self._load(order, name, await to_the_end(self._take_out(order)))
             mx.reset_peak_memory()
             # Closed here, not by the garbage collector: its frame holds the model.
             async with aclosing(loading) as reports:
@@ -123,7 +123,7 @@ class ModelSlot:
 
     async def drop(self) -> None:
         """Free what is loaded."""
-        await self._take_out(None)
+        await to_the_end(self._take_out(None))
 
     async def _take_out(self, following: LoadOrder | None) -> Kept | None:
         """Free what is loaded, but for the weights that `following` needs as well."""
@@ -152,7 +152,7 @@ class ModelSlot:
                 set_limits(self._unlimited)
                 self._unlimited = None
 
-        await self._thread.call(collect)
+        await self._thread.carry_out(collect)
 
     def _limit(self, budget: int, workspace: int) -> None:
         """Let MLX stay within `budget` until the memory is given back. On the compute thread."""

@@ -44,6 +44,8 @@ OPTIONS = (
 OUTBOX_FRAMES = 4096
 """Far above sessions x chunks in flight: reaching it means the peer has stopped reading."""
 
+CLOSED = "it closed the stream"
+
 PING_INTERVAL_S = 2.0
 PING_DEADLINE_S = 10.0
 FIRST_PINGS = 5
@@ -99,7 +101,7 @@ class RingLink:
         while True:
             message = await self._call.read()
             if not isinstance(message, pb.FromShard):  # grpc.aio.EOF
-                raise PeerLost(self.peer, "it closed the stream")
+                raise PeerLost(self.peer, CLOSED)
             if message.HasField("pong"):
                 now = time.monotonic_ns()
                 round_trip = now - message.pong.ping_sent_ns
@@ -142,8 +144,9 @@ class RingLink:
                 tasks.create_task(self._reader(on_frame))
                 tasks.create_task(self._heartbeat(ready))
         except* (grpc.aio.AioRpcError, DnetError, asyncio.InvalidStateError) as group:
+            failure = await self._reason(group)
             if not self._closed:  # else a frame that was still to be sent found the stream closed
-                self._failure = self._meaning(group)
+                self._failure = failure
                 ready.set()
                 on_lost(self._failure)
 
@@ -152,7 +155,7 @@ class RingLink:
         self._closed = True
         self._call.cancel()
 
-    def _meaning(self, group: BaseExceptionGroup) -> DnetError:
+    async def _reason(self, group: BaseExceptionGroup) -> DnetError:
         """The one reason behind a group: the peer's own error before the noise it makes."""
         leaves = list(_leaves(group))
         for error in leaves:
@@ -161,7 +164,12 @@ class RingLink:
         for error in leaves:
             if isinstance(error, DnetError):
                 return error
-        return PeerLost(self.peer, "the stream broke")
+        # A write was the first to notice: it finds that the call has ended, and only the call knows why.
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return PeerLost(self.peer, CLOSED)
+        trailing, details = await self._call.trailing_metadata(), await self._call.details()
+        return from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details), self.peer)
 
     def check(self) -> None:
         """Raise the reason if the hop is broken."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed
+from dnet_core.store import shelf
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.types.models import Fits, ModelOrigin, TooBig
 from tests.unit.store.hub_server import Hub, hub_of_one_model, in_one_large_file
@@ -63,6 +65,31 @@ async def test_a_download_runs_beside_everything_else_and_ends(hub: Hub) -> None
         here = {entry.id: entry for entry in await ring.library.here()}
         assert here["tiny/llama"].origin is ModelOrigin.CACHED
         assert await ring.library.delete("tiny/llama") > 0
+
+
+async def test_the_note_of_a_download_is_kept_beside_the_event_loop(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is flushed to the disk, which may take long on a busy one."""
+    threads: list[threading.Thread] = []
+
+    def watched(work: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            threads.append(threading.current_thread())
+            work(*arguments)
+
+        return call
+
+    monkeypatch.setattr(shelf, "begin_fetch", watched(shelf.begin_fetch))
+    monkeypatch.setattr(shelf, "end_fetch", watched(shelf.end_fetch))
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
+        ring.library.start_download("tiny/llama")
+        async for event in events:
+            if isinstance(event, DownloadEnded):
+                assert event.problem is None
+                break
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 async def test_cancelling_a_download_keeps_what_came(hub: Hub) -> None:

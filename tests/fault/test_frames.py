@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
-from dnet_core.errors import DnetError, NotReady, ProtocolError, RequestError
+from dnet_core.errors import DnetError, NotReady, PeerLost, ProtocolError, RequestError
+from dnet_core.transport import codec
 from dnet_core.transport.control import Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
@@ -24,10 +26,11 @@ from dnet_core.transport.frames import (
     Tokens,
 )
 from dnet_core.transport.grpc_client import ShardClient
-from dnet_core.transport.grpc_link import DRIVER_PREFIX, RingLink, open_channel, ring_link
+from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, RingLink, open_channel, ring_link
 from dnet_core.types.generation import SamplingParams
 from dnet_core.types.ring import LayerWindow
 from tests.conftest import Rings
+from tests.ring.processes import shard_process
 from tests.ring_tools import reference_tokens, ring_plan, ring_tokens
 from tests.tiny_models import write_tiny_model
 
@@ -185,3 +188,19 @@ async def test_a_link_that_is_closed_with_frames_to_send_is_not_lost(rings: Ring
             async with link as opened:
                 opened.send(Tokens("nobody", 5, (1,)))
     assert lost == []
+
+
+async def test_a_write_that_finds_the_stream_broken_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever notices first: a write learns only that the call is over, and has to ask it for the reason."""
+    async with shard_process("victim") as shard, shard.client() as client:
+        call = client._stub.Ring(metadata=((CALLER_KEY, DRIVER),))
+        await call.write(codec.encode_ring([Tokens("nobody", 5, (1,))], 0))
+        shard.process.kill()
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        monkeypatch.setattr(RingLink, "_reader", lambda _link, _on_frame: asyncio.Event().wait())
+        lost: list[DnetError] = []
+        await RingLink(shard.name, call).run(asyncio.Event(), lambda _frame: None, lost.append)
+        (error,) = lost
+        assert isinstance(error, PeerLost)
+        assert error.peer == shard.name
+        assert await call.details() in str(error)
