@@ -6,7 +6,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+import sys
+import termios
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
@@ -37,6 +41,9 @@ from dnet_tui.wishes import EndpointWish
 log = logging.getLogger(__name__)
 
 DEMO_BADGE = "DEMO"
+TERMINAL_CHECK_S = 1.0
+HANG_UP_S = 5.0
+"""An app whose terminal is gone has this long to end by itself."""
 
 
 def run_app(
@@ -189,5 +196,29 @@ async def _run_until_signal(app: DnetApp) -> bool:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, app.exit)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
+    if sys.stdin.isatty():
+        watch = partial(_watch_terminal, partial(loop.call_soon_threadsafe, hang_up))
+        threading.Thread(target=watch, name="terminal", daemon=True).start()
     await app.run_async()
     return hung_up
+
+
+def _watch_terminal(hang_up: Callable[[], object]) -> None:
+    """Call `hang_up` when the terminal is gone, and end the process if that does not.
+
+    Only a terminal's own session is sent SIGHUP. And Textual cannot end without its terminal: what writes to it
+    has died of that, and everybody else waits to hand it more. Shards end with this process.
+    """
+    while _is_there(sys.stdin.fileno()):
+        time.sleep(TERMINAL_CHECK_S)
+    hang_up()
+    time.sleep(HANG_UP_S)
+    os._exit(128 + signal.SIGHUP)
+
+
+def _is_there(terminal: int) -> bool:
+    try:
+        termios.tcgetattr(terminal)
+    except termios.error:
+        return False
+    return True

@@ -5,11 +5,13 @@ Waits look at the screen until it shows what is expected, within a deadline.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+import tty
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +234,29 @@ def test_nothing_is_left_when_the_terminal_is_closed(terminal: Terminal) -> None
     assert len(everything) >= 2
     terminal.hang_up()
     assert psutil.wait_procs(everything, timeout=QUICK_S)[1] == []
+
+
+def test_a_terminal_of_another_session_is_closed_in_mid_answer(tmp_path: Path) -> None:
+    """Nobody sends a signal then, and what draws has nowhere to write to."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    environment = child_environment(TERM="xterm-256color", DNET_HOME=str(tmp_path))
+    command = [COMMAND, "--demo", "4"]
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+    ) as process:
+        os.close(slave)
+        seen = b""
+        while b"Ask a" not in seen:
+            seen += os.read(master, 65536)
+        os.write(master, b"tell me a long story\r")
+        while b"stop" not in seen:
+            seen += os.read(master, 65536)
+        os.close(master)
+        try:
+            process.wait(QUICK_S)
+        finally:
+            process.kill()
 
 
 def test_a_browser_needs_no_terminal(tmp_path: Path) -> None:
