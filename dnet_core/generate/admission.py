@@ -4,14 +4,18 @@
     shard B   room for 2   [s1][s2]     one of the others has gone, and so does s4 behind it
 
 A shard refuses with NoRoom while others use its KV memory, and with a RequestError what could never fit. Both
-come before anything is computed.
+come before anything is computed. What a session begins with is chosen when it is let in, not when it comes:
+while it waits, prefixes are replaced by others.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from dnet_core.errors import DnetError, NoRoom
+from dnet_core.errors import DnetError, NoRoom, PrefixGone
+from dnet_core.generate.keeping import Keeper
+from dnet_core.generate.prefixes import Beginning
 from dnet_core.transport.control import SessionOrder
 from dnet_core.transport.grpc_client import ShardClient
 
@@ -19,19 +23,21 @@ from dnet_core.transport.grpc_client import ShardClient
 class Admission:
     """The sessions of one driver on its shards. Owned by the event loop."""
 
-    def __init__(self, driver: str, shards: tuple[ShardClient, ...]) -> None:
+    def __init__(self, driver: str, shards: tuple[ShardClient, ...], keeper: Keeper) -> None:
         self._driver = driver
         self._shards = shards
+        self._keeper = keeper
         self._door = asyncio.Lock()  # two that open at once could each take what the other needs
         self._inside: set[str] = set()
         self._changed = asyncio.Event()
         self._end: DnetError | None = None
 
-    async def open(self, order: SessionOrder) -> None:
-        """Open a session on every shard as soon as there is room.
+    async def open(self, order: SessionOrder, tokens: tuple[int, ...]) -> Beginning | None:
+        """Open a session that reads `tokens` on every shard as soon as there is room.
 
-        Raises NoRoom when others than this driver's sessions use it, and what the shards raise. Whoever calls
-        it closes the session on every shard afterwards, opened or not, and then says `left`.
+        Returns what it begins with of others (None: nothing); the order's own `reuse` is not looked at.
+        Raises NoRoom when others than this driver's sessions use the room, and what the shards raise. Whoever
+        calls it closes the session on every shard afterwards, opened or not, and then says `left`.
         """
         async with self._door:
             while True:
@@ -39,15 +45,21 @@ class Admission:
                 if self._end is not None:
                     raise self._end
                 self._inside.add(order.session)  # from now on it may have room, until it has `left`
+                begun = self._keeper.find(tokens, order)
                 try:
-                    await self._open_everywhere(order)
+                    await self._open_everywhere(replace(order, reuse=begun and begun.reuse))
+                except PrefixGone:
+                    assert begun is not None, "only who asks for a prefix is told that it is gone"
+                    await self.close(order.session)
+                    await self._keeper.lose(begun.reuse)
+                    continue  # with the next best; what is gone is not found again
                 except NoRoom:
                     await self.close(order.session)
                     self._inside.discard(order.session)
                     if not self._inside:
                         raise
                 else:
-                    return
+                    return begun
                 await self._changed.wait()
 
     async def _open_everywhere(self, order: SessionOrder) -> None:

@@ -22,13 +22,13 @@ from dnet_core.errors import (
     NotReady,
     PeerLost,
     PeerReturned,
-    PrefixGone,
     ProtocolError,
     RequestError,
 )
 from dnet_core.events import Event, LapMeasured, SessionEnded, SessionStarted
 from dnet_core.generate.admission import Admission
 from dnet_core.generate.keeping import Keeper
+from dnet_core.generate.prefixes import Beginning
 from dnet_core.generate.session import (
     AnswerSession,
     PromptSession,
@@ -82,8 +82,8 @@ class Driver:
         self._pace = pace
         self._emit = emit
         self._on_lost = on_lost
-        self._admission = Admission(self._name, shards)
         self._keeper = Keeper(shards, pace.chunk_tokens)
+        self._admission = Admission(self._name, shards, self._keeper)
         self._links: dict[str, RingLink] = {}
         self._closing = TaskScope()
         self._live: dict[str, AnswerSession | PromptSession] = {}
@@ -202,13 +202,15 @@ class Driver:
 
         It begins with what is kept of others, and is kept itself unless something failed.
         """
-        name, prompt_tokens = session.order.session, len(session.tokens)
+        name, tokens = session.order.session, session.tokens
+        begun: Beginning | None = None
         is_kept = False
         self._live[name] = session
         try:
             if self._end is not None:
                 raise self._end
-            await self._admit(session)
+            begun = await self._admission.open(session.order, tokens)
+            session.order = replace(session.order, reuse=begun and begun.reuse)
             is_kept = session.order.purpose is not Purpose.EMBED
             yield
         except DnetError as error:
@@ -221,24 +223,8 @@ class Driver:
             self._stop(name, is_kept)
             if self._end is None:
                 # Not in this task, which may be cancelled once more: nobody else would close the session.
-                closing = self._closing.start(self._close(session, prompt_tokens, is_kept))
+                closing = self._closing.start(self._close(session, len(tokens), begun, is_kept))
                 await asyncio.wait([closing])
-
-    async def _admit(self, session: AnswerSession | PromptSession) -> None:
-        """Open `session` on every shard; where the prefix that it is to begin with is gone, without it."""
-        order = session.order
-        if order.purpose is not Purpose.EMBED:
-            # What is reused may differ in the last bits: an answer with a seed is the same each time.
-            reuse = self._keeper.find(session.tokens, same_bits=order.sampling.seed is not None)
-            session.order = replace(order, reuse=reuse)
-        try:
-            await self._admission.open(session.order)
-        except PrefixGone:
-            assert session.order.reuse is not None, "only who asks for a prefix is told that it is gone"
-            await self._admission.close(order.session)
-            await self._keeper.lose(session.order.reuse)
-            session.order = replace(order, reuse=None)
-            await self._admission.open(session.order)
 
     async def _read_embedding(self, session: PromptSession, tokens: tuple[int, ...]) -> tuple[float, ...]:
         name = session.order.session
@@ -320,12 +306,18 @@ class Driver:
             except DnetError:  # a shard that is gone holds no session
                 continue
 
-    async def _close(self, session: AnswerSession | PromptSession, prompt_tokens: int, is_kept: bool) -> None:
+    async def _close(
+        self,
+        session: AnswerSession | PromptSession,
+        prompt_tokens: int,
+        begun: Beginning | None,
+        is_kept: bool,
+    ) -> None:
         """Return when every shard has freed the KV, or kept it; then the next session may have the room."""
         order = session.order
         try:
             if is_kept:
-                await self._keeper.close(order.session, session.tokens, prompt_tokens, order.reuse)
+                await self._keeper.close(order.session, session.tokens, prompt_tokens, begun)
             else:
                 await self._admission.close(order.session)
         finally:

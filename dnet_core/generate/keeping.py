@@ -10,8 +10,8 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
-from dnet_core.generate.prefixes import PrefixIndex
-from dnet_core.transport.control import KeptPrefix, Reuse
+from dnet_core.generate.prefixes import Beginning, PrefixIndex
+from dnet_core.transport.control import KeptPrefix, Purpose, Reuse, SessionOrder
 from dnet_core.transport.grpc_client import ShardClient
 
 
@@ -22,9 +22,12 @@ class Keeper:
         self._shards = shards
         self._index = PrefixIndex(chunk_tokens)
 
-    def find(self, tokens: tuple[int, ...], *, same_bits: bool) -> Reuse | None:
-        """The prefix with which a session of the prompt `tokens` may begin; see `PrefixIndex.find`."""
-        return self._index.find(tokens, same_bits=same_bits)
+    def find(self, tokens: tuple[int, ...], order: SessionOrder) -> Beginning | None:
+        """What a session of `order`, which reads `tokens`, had best begin with; see `PrefixIndex.find`."""
+        if order.purpose is Purpose.EMBED:
+            return None  # it needs the hidden states of all
+        # What is reused may differ in the last bits: an answer with a seed is the same each time.
+        return self._index.find(tokens, same_bits=order.sampling.seed is not None)
 
     async def lose(self, reuse: Reuse) -> None:
         """A shard does not have this prefix any more: nobody needs it now."""
@@ -32,9 +35,12 @@ class Keeper:
         await self._drop([reuse.prefix])
 
     async def close(
-        self, session: str, tokens: tuple[int, ...], prompt_tokens: int, reuse: Reuse | None
+        self, session: str, tokens: tuple[int, ...], prompt_tokens: int, begun: Beginning | None
     ) -> None:
-        """Close `session`, of prompt and answer so far `tokens`, and keep what all shards have of it."""
+        """Close `session`, which has read and answered `tokens`, and keep what all shards have of it.
+
+        Of these `prompt_tokens` were there when it was opened; it began with `begun`.
+        """
         name = uuid.uuid4().hex
         replies = await asyncio.gather(
             *(shard.close_session(session, name) for shard in self._shards), return_exceptions=True
@@ -43,7 +49,7 @@ class Keeper:
         if num_tokens == 0:
             await self._drop([name])
             return
-        known = self._index.describe(tokens[:num_tokens], can_trim, prompt_tokens, reuse)
+        known = self._index.describe(tokens[:num_tokens], can_trim, prompt_tokens, begun)
         await self._drop(self._index.add(name, known))
 
     async def _drop(self, names: Sequence[str]) -> None:

@@ -38,6 +38,17 @@ class KnownPrefix:
     prompt_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a session begins with, as `reuse` tells the shards, and what is known of it.
+
+    Another prefix may have taken its place before the session ends.
+    """
+
+    reuse: Reuse
+    known: KnownPrefix
+
+
 class PrefixIndex:
     """The prefixes of one ring, least recently used first. Owned by the driver."""
 
@@ -45,18 +56,18 @@ class PrefixIndex:
         self._chunk_tokens = chunk_tokens
         self._known: OrderedDict[str, KnownPrefix] = OrderedDict()
 
-    def find(self, tokens: tuple[int, ...], *, same_bits: bool) -> Reuse | None:
+    def find(self, tokens: tuple[int, ...], *, same_bits: bool) -> Beginning | None:
         """The prefix that saves most of reading `tokens`, of which at least the last one must be read.
 
         With `same_bits` nothing may be computed otherwise than without it.
         """
-        best: Reuse | None = None
+        best: Beginning | None = None
         for name, known in self._known.items():
             usable = self._usable(known, tokens, same_bits)
-            if usable >= max(FEWEST_TOKENS, best.num_tokens + 1 if best else 0):
-                best = Reuse(name, usable)
+            if usable >= max(FEWEST_TOKENS, best.reuse.num_tokens + 1 if best else 0):
+                best = Beginning(Reuse(name, usable), known)
         if best is not None:
-            self._known.move_to_end(best.prefix)
+            self._known.move_to_end(best.reuse.prefix)
         return best
 
     def _usable(self, known: KnownPrefix, tokens: tuple[int, ...], same_bits: bool) -> int:
@@ -80,17 +91,13 @@ class PrefixIndex:
         return whole_chunks or (usable == prompt_tokens - 1 and known.prompt_tokens == prompt_tokens)
 
     def describe(
-        self, tokens: tuple[int, ...], can_trim: bool, prompt_tokens: int, reuse: Reuse | None
+        self, tokens: tuple[int, ...], can_trim: bool, prompt_tokens: int, begun: Beginning | None
     ) -> KnownPrefix:
-        """What is known of `tokens`, which began with a prompt of so many that was read after `reuse`."""
+        """What is known of `tokens`, which began with a prompt of so many that was read after `begun`."""
         whole_chunks = (prompt_tokens - 1) - (prompt_tokens - 1) % self._chunk_tokens
-        if reuse is None:
+        if begun is None or self._is_fresh(begun.known, begun.reuse.num_tokens, prompt_tokens):
             return KnownPrefix(tokens, can_trim, whole_chunks, prompt_tokens)
-        known = self._known.get(reuse.prefix)
-        fresh = known.fresh_tokens if known else 0
-        if known is not None and self._is_fresh(known, reuse.num_tokens, prompt_tokens):
-            return KnownPrefix(tokens, can_trim, whole_chunks, prompt_tokens)
-        return KnownPrefix(tokens, can_trim, min(fresh, reuse.num_tokens), None)
+        return KnownPrefix(tokens, can_trim, min(begun.known.fresh_tokens, begun.reuse.num_tokens), None)
 
     def add(self, name: str, prefix: KnownPrefix) -> list[str]:
         """Know `prefix` from now on; returns the names of those that nobody needs any more."""

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from dnet_core.coordinator import Coordinator
+from dnet_core.events import SessionStarted
 from dnet_core.generate.keeping import Keeper
-from dnet_core.transport.control import ShardStatus
+from dnet_core.tasks import TaskScope
+from dnet_core.transport.control import SessionOrder, ShardStatus
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.types.generation import SamplingParams, TokenText
 from tests.conftest import Rings
@@ -125,6 +127,54 @@ async def test_answers_share_a_prompt_that_is_read_once(shards: int, rings: Ring
     assert await ring.read(tokens, 0) == len(tokens) - 1
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+async def test_a_prompt_is_read_once_although_the_first_answer_takes_its_place(
+    seed: int | None, rings: Rings, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answers have come before the first one ends; the second one is just being opened then."""
+    ring = await loaded(rings, model)
+    tokens = prompt(9, 100)
+    await ring.read(tokens, seed)
+    steps = sum(status.steps for status in await until_idle(ring))
+    come: list[str] = []
+    all_are_here, first_has_ended = asyncio.Event(), asyncio.Event()
+    open_session = ShardClient.open_session
+
+    async def opened(client: ShardClient, driver: str, order: SessionOrder) -> None:
+        if order.session not in come:
+            come.append(order.session)
+        await (all_are_here if order.session == come[0] else first_has_ended).wait()
+        await open_session(client, driver, order)
+
+    monkeypatch.setattr(ShardClient, "open_session", opened)
+    async with ring.subscribe() as events, TaskScope() as tasks:
+        sampling = replace(GREEDY, seed=seed, max_tokens=2)
+        answers = [tasks.start(answer(ring, tokens, sampling)) for _ in range(4)]
+        for _ in answers:
+            while not isinstance(await anext(events), SessionStarted):
+                pass
+        all_are_here.set()
+        await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        first_has_ended.set()
+        told = await asyncio.gather(*answers)
+    assert {done.cached_tokens for _, done in told} == {len(tokens) - 1}
+    read = sum(status.steps for status in await until_idle(ring)) - steps
+    assert read == 4 * 2 * len(ring.peers), "a step per token of the answers on each shard"
+
+
+async def test_when_a_prefix_is_gone_the_next_best_is_taken(rings: Rings, model: Path) -> None:
+    ring = await loaded(rings, model)
+    shared = prompt(2, 40)
+    await answer(ring, (*shared, *prompt(3, 30)), GREEDY)
+    older = set((await statuses(ring))[0].prefixes)
+    tokens = (*shared, *prompt(4, 30))
+    await answer(ring, tokens, GREEDY)
+    (newer,) = set((await statuses(ring))[0].prefixes) - older
+    await ring._driver()._shards[0].drop_prefixes([newer])
+    _, done = await answer(ring, tokens, GREEDY)
+    assert done.cached_tokens == len(shared)
+
+
 async def test_another_head_finds_nothing(rings: Rings, model: Path) -> None:
     """A driver that goes takes its prefixes with it."""
     ring = await loaded(rings, model)
@@ -132,7 +182,9 @@ async def test_another_head_finds_nothing(rings: Rings, model: Path) -> None:
     assert all(prefixes(await statuses(ring)))
     driver = ring._driver()
     stranger = Keeper(driver._shards, CHUNK)
-    assert stranger.find(prompt(3), same_bits=False) is None
+    order = driver.begin(prompt(3), GREEDY).order
+    assert driver._keeper.find(prompt(3), order) is not None
+    assert stranger.find(prompt(3), order) is None
     expected = reference_tokens(model, prompt(3), 8, CHUNK)
     await loaded(rings, model)
     assert prefixes(await statuses(ring)) == [set(), set()]

@@ -6,11 +6,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnet_core.generate.keeping import common
-from dnet_core.generate.prefixes import FEWEST_TOKENS, MOST_PREFIXES, PrefixIndex, common_length
+from dnet_core.generate.prefixes import (
+    FEWEST_TOKENS,
+    MOST_PREFIXES,
+    Beginning,
+    KnownPrefix,
+    PrefixIndex,
+    common_length,
+)
 from dnet_core.transport.control import KeptPrefix, Reuse
 
 CHUNK = 16
 few_tokens = st.lists(st.integers(0, 2), max_size=40).map(tuple)
+
+
+def found(index: PrefixIndex, tokens: tuple[int, ...], *, same_bits: bool = False) -> Reuse | None:
+    begun = index.find(tokens, same_bits=same_bits)
+    return begun and begun.reuse
+
+
+def after(known: KnownPrefix, num_tokens: int) -> Beginning:
+    return Beginning(Reuse("a", num_tokens), known)
 
 
 def index_of(**kept: tuple[tuple[int, ...], int, bool]) -> PrefixIndex:
@@ -31,47 +47,51 @@ def test_the_common_length(a: tuple[int, ...], b: tuple[int, ...]) -> None:
 def test_the_longest_is_found_and_one_token_is_left_to_read() -> None:
     tokens = tuple(range(100))
     index = index_of(short=(tokens[:20], 20, False), long=(tokens[:60], 50, False))
-    assert index.find(tokens, same_bits=False) == Reuse("long", 60)
-    assert index.find(tokens[:61], same_bits=False) == Reuse("long", 60)
-    assert index.find(tokens[:60], same_bits=False) == Reuse("short", 20)
-    assert index.find(tokens[:20], same_bits=False) is None
+    assert found(index, tokens) == Reuse("long", 60)
+    assert found(index, tokens[:61]) == Reuse("long", 60)
+    assert found(index, tokens[:60]) == Reuse("short", 20)
+    assert found(index, tokens[:20]) is None
     trimmed = index_of(long=(tokens[:60], 50, True))
-    assert trimmed.find(tokens[:60], same_bits=False) == Reuse("long", 59)
-    assert trimmed.find((*tokens[:33], 7), same_bits=False) == Reuse("long", 33)
-    assert trimmed.find(tokens[:FEWEST_TOKENS], same_bits=False) is None
-    assert trimmed.find((*tokens[: FEWEST_TOKENS - 1], 500, 501), same_bits=False) is None
+    assert found(trimmed, tokens[:60]) == Reuse("long", 59)
+    assert found(trimmed, (*tokens[:33], 7)) == Reuse("long", 33)
+    assert found(trimmed, tokens[:FEWEST_TOKENS]) is None
+    assert found(trimmed, (*tokens[: FEWEST_TOKENS - 1], 500, 501)) is None
 
 
 def test_the_same_bits_are_whole_chunks_of_a_prompt_or_a_prompt_of_that_length() -> None:
     tokens = tuple(range(100))
     index = index_of(a=(tokens[:70], 50, True))
-    assert index.find(tokens, same_bits=True) == Reuse("a", 48)
-    assert index.find((*tokens[:40], 7, 7), same_bits=True) == Reuse("a", 32)
-    assert index.find(tokens[:50], same_bits=True) == Reuse("a", 49)
-    assert index.find(tokens[:51], same_bits=True) == Reuse("a", 48)
-    assert index.find(tokens[:15], same_bits=True) is None
+    assert found(index, tokens, same_bits=True) == Reuse("a", 48)
+    assert found(index, (*tokens[:40], 7, 7), same_bits=True) == Reuse("a", 32)
+    assert found(index, tokens[:50], same_bits=True) == Reuse("a", 49)
+    assert found(index, tokens[:51], same_bits=True) == Reuse("a", 48)
+    assert found(index, tokens[:15], same_bits=True) is None
 
 
 def test_what_was_read_after_another_prefix_has_the_bits_of_both() -> None:
     tokens = tuple(range(200))
-    index = index_of(a=(tokens[:70], 50, True))
+    index = PrefixIndex(CHUNK)
+    known = index.describe(tokens[:70], True, 50, None)
     # Begun in the middle of a chunk: from there on chunks are others than those of a prompt read afresh.
-    odd = index.describe(tokens[:150], True, 140, Reuse("a", 70))
+    odd = index.describe(tokens[:150], True, 140, after(known, 70))
     assert (odd.fresh_tokens, odd.prompt_tokens) == (48, None)
-    even = index.describe(tokens[:150], True, 140, Reuse("a", 48))
+    even = index.describe(tokens[:150], True, 140, after(known, 48))
     assert (even.fresh_tokens, even.prompt_tokens) == (128, 140)
-    assert index.describe(tokens[:150], True, 140, Reuse("gone", 48)).fresh_tokens == 0
+    same = index.describe(tokens[:60], True, 50, after(known, 49))
+    assert (same.fresh_tokens, same.prompt_tokens) == (48, 50)
 
 
 def test_a_longer_one_takes_the_place_of_those_that_it_says_all_of() -> None:
     tokens = tuple(range(100))
     index = index_of(a=(tokens[:20], 20, True), other=((7,) * 30, 30, True))
-    assert index.add("b", index.describe(tokens[:60], True, 60, Reuse("a", 16))) == ["a"]
-    assert index.find(tokens[:25], same_bits=False) == Reuse("b", 24)
-    assert index.find((7,) * 40, same_bits=False) == Reuse("other", 30)
+    known = index.describe(tokens[:20], True, 20, None)
+    b = index.describe(tokens[:60], True, 60, after(known, 16))
+    assert index.add("b", b) == ["a"]
+    assert found(index, tokens[:25]) == Reuse("b", 24)
+    assert found(index, (7,) * 40) == Reuse("other", 30)
     # One that cannot go back cannot stand for shorter ones, nor one of other bits for who needs the same.
-    assert index.add("c", index.describe(tokens[:80], False, 80, Reuse("b", 60))) == []
-    assert index.add("d", index.describe(tokens[:70], True, 70, Reuse("gone", 60))) == []
+    assert index.add("c", index.describe(tokens[:80], False, 80, after(b, 60))) == []
+    assert index.add("d", index.describe(tokens[:70], True, 70, after(known, 19))) == []
 
 
 def test_the_index_is_bounded() -> None:
