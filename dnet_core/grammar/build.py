@@ -58,6 +58,13 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def without_forcing(grammar: str) -> str:
+    """The same `grammar`, every token of whose answers is sampled."""
+    parts = json.loads(grammar)["grammars"]
+    first = {**parts[0], "lark_grammar": f'%llguidance {{"no_forcing": true}}\n{parts[0]["lark_grammar"]}'}
+    return json.dumps({"grammars": [first, *parts[1:]]}, ensure_ascii=False)
+
+
 class GrammarWriter:
     """Composes a grammar of expressions. Owned by who makes it."""
 
@@ -95,6 +102,12 @@ class GrammarWriter:
         self._rules.append(f"{name}{options}: {expression}")
         return name
 
+    def terminal(self, expression: str) -> str:
+        """The name of a new terminal for `expression`: regular expressions, `&` and `~`."""
+        name = f"TEXT_{len(self._rules)}"
+        self._rules.append(f"{name}: {expression}")
+        return name
+
     def text_until(self, end: str) -> str:
         """The expression for any text up to and with `end`, which is not in it."""
         if self.is_control(end):
@@ -108,15 +121,8 @@ class GrammarWriter:
 
     def grammar(self, start: str) -> str:
         """The grammar of answers that `start` derives."""
-        rules = "\n".join([*self._options(), f"start: {start}", *self._rules])
+        rules = "\n".join([f"start: {start}", *self._rules])
         return json.dumps({"grammars": [lark(rules), *self._parts]}, ensure_ascii=False)
-
-    def _options(self) -> list[str]:
-        """Nothing is forced when a text spells a control token: llguidance would force that token instead."""
-        spelled = json.dumps([self._rules, self._parts], ensure_ascii=False).replace("\\", "")
-        if any(name.replace("\\", "") in spelled for name in self._ids):
-            return ['%llguidance {"no_forcing": true}']
-        return []
 
     def _piece(self, text: str) -> str:
         return f"<[{self._ids[text]}]>" if text in self._ids else literal(text)

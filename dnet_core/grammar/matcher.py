@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from dnet_core.errors import GrammarError
+from dnet_core.grammar.build import without_forcing
 from dnet_core.grammar.limits import MAX_FORCED_TOKENS, check_bounds, parser_limits
 from dnet_core.store.tokenizer_files import read_tokenizer_files
 
@@ -43,19 +44,23 @@ class GrammarTokenizer:
         Raises GrammarError. May take seconds, without the GIL.
         """
         check_bounds(grammar)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
-        matcher.consume_tokens(list(answered))
-        return Matcher(matcher)
+        return Matcher(self._tokenizer, grammar, answered)
 
 
 class Matcher:
     """Follows one answer. Owned by the thread that samples it."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, tokenizer: LLTokenizer, grammar: str, answered: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._grammar = grammar
+        self._tokens = list(answered)
+        self._forces = True
+        self._matcher = self._compile(grammar)
         self._mask: bytes | None = None
         self._vocabulary = 0  # as far as known: the model's table of logits
         self._check()
+        if not self.is_done:
+            self._forced()  # to know whether they can be
 
     @property
     def is_done(self) -> bool:
@@ -87,16 +92,41 @@ class Matcher:
         Raises GrammarError when the grammar has become too complex to follow, or leads nowhere.
         """
         self._mask = None
-        self._matcher.consume_token(token)
-        self._check()
+        self._go_on([token])
         if self.is_done:
             return ()
-        forced = self._matcher.compute_ff_tokens()[:MAX_FORCED_TOKENS]
+        forced = self._forced()[:MAX_FORCED_TOKENS]
         if max(forced, default=0) >= self._vocabulary:
             raise GrammarError(_DEAD_END)
-        self._matcher.consume_tokens(forced)
-        self._check()
+        self._go_on(forced)
         return tuple(forced)
+
+    def _forced(self) -> list[int]:
+        """The tokens that must follow now.
+
+        A text that spells a control token would be written with that token, which the grammar does not allow
+        there. Such an answer is followed without forcing, so that the text is sampled piece by piece.
+        """
+        if not self._forces:
+            return []
+        forced = self._matcher.compute_ff_tokens()
+        if self._matcher.validate_tokens(forced) == len(forced):
+            return forced
+        self._forces = False
+        self._matcher = self._compile(without_forcing(self._grammar))
+        self._check()
+        return []
+
+    def _compile(self, grammar: str) -> LLMatcher:
+        """A matcher that has followed the answer so far."""
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
+        matcher.consume_tokens(self._tokens)
+        return matcher
+
+    def _go_on(self, tokens: list[int]) -> None:
+        self._tokens += tokens
+        self._matcher.consume_tokens(tokens)
+        self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():

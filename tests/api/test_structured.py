@@ -6,6 +6,7 @@ The model is tiny and random: that its answers fit is the grammar's doing alone.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import httpx2
@@ -160,6 +161,12 @@ async def test_fields_of_other_servers(fields: dict[str, Any], client: openai.As
     )
     assert plain.choices[0].finish_reason == "stop"
     assert len(plain.choices[0].text) in (7, 8)
+
+
+async def test_a_pattern_that_spells_a_control_token_by_escapes(client: openai.AsyncOpenAI) -> None:
+    pattern = r"the \x3c\|user\x7c> s[a]ys: [a-f]{2}"
+    answer = await ask(client, extra_body={"guided_regex": pattern})
+    assert re.fullmatch(pattern, content(answer))
 
 
 @pytest.mark.parametrize("name", ["guided_json", "json_schema"])

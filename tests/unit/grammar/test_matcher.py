@@ -152,6 +152,30 @@ def test_a_text_that_spells_a_control_token_is_said_letter_by_letter(plain: Voca
     assert not set(tokens) & set(plain.head.control_tokens)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"\x3cthink\x3ea", "<think>a"),
+        (r"ab\x5bINST\x5dcd", "ab[INST]cd"),
+        (r"[x]the lazy dog[<]t(h)ink>", "xthe lazy dog<think>"),
+        (r"the lazy (d)og\u{3c}think>" + "the lazy dog " * 40, "the lazy dog<think>" + "the lazy dog " * 40),
+    ],
+)
+def test_escapes_that_spell_a_control_token(pattern: str, text: str, plain: Vocabulary) -> None:
+    grammar = plain.grammar(build.regex(pattern))
+    plain.checker.check(grammar)
+    for begun in range(len(text)):
+        tokens = plain.head.encode(text[:begun], add_special_tokens=False)
+        if set(tokens) & set(plain.head.control_tokens):
+            break
+        matcher, told = plain.tail.matcher(grammar, tokens), list(tokens)
+        while not matcher.is_done:
+            (token,) = np.flatnonzero(matcher.allowed(plain.head.vocab_size))[:1].tolist()
+            told += [token, *matcher.take(token)]
+        assert plain.head.decode(told) == text
+        assert not set(told) & set(plain.head.control_tokens)
+
+
 @pytest.mark.parametrize("decoder", ["metaspace", "none"])
 def test_a_tokenizer_that_llguidance_does_not_know(decoder: str, tmp_path: Path) -> None:
     tiny_tokenizers.neighbours(tmp_path, decoder)
