@@ -24,14 +24,14 @@ class CallGrammar(Protocol):
 
 def json_blocks(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end: str) -> str:
     """Hermes, Qwen, the generic envelope: each call between markers of its own."""
-    rest = f'"\\n" {_call(writer, rule, _json_object)} "\\n" {writer.marker(end)}'
+    rest = f'"\\n" {any_call(writer, rule, _json_object)} "\\n" {writer.marker(end)}'
     more = f'("\\n" {writer.marker(start)} {rest})*' if rule.many else ""
     return f"{begin} {rest} {more}"
 
 
 def llama_3(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end: str) -> str:
     """One object; the model was trained on one call per turn."""
-    return f"{begin} {_call(writer, rule, _json_object_as('name', 'parameters'))}"
+    return f"{begin} {any_call(writer, rule, _json_object_as('name', 'parameters'))}"
 
 
 def json_list(
@@ -43,7 +43,7 @@ def json_list(
     """
 
     def write(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end: str) -> str:
-        call = _call(writer, rule, _json_object_as(name, arguments))
+        call = any_call(writer, rule, _json_object_as(name, arguments))
         more = f'(", " {call})*' if rule.many else ""
         return f"{begin} {literal(before)} {call} {more} {literal(after)} {writer.marker(end)}"
 
@@ -57,7 +57,7 @@ def command_a(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end
         head = f'", "tool_name": {json.dumps(tool.name)}, "parameters": '
         return f'"{{\\"tool_call_id\\": \\"" /[0-9]{{1,2}}/ {literal(head)} {_arguments(writer, tool)} "}}"'
 
-    call = _call(writer, rule, write)
+    call = any_call(writer, rule, write)
     more = f'(",\\n    " {call})*' if rule.many else ""
     return f'{begin} "[\\n    " {call} {more} "\\n]" {writer.marker(end)}'
 
@@ -68,7 +68,7 @@ def mistral_headers(writer: GrammarWriter, rule: CallRule, begin: str, start: st
     def write(writer: GrammarWriter, tool: BoundTool) -> str:
         return f"{literal(tool.name)} {writer.marker('[ARGS]')} {_arguments(writer, tool)}"
 
-    call = _call(writer, rule, write)
+    call = any_call(writer, rule, write)
     return f"{begin} {call} {f'({writer.marker(start)} {call})*' if rule.many else ''}"
 
 
@@ -80,7 +80,7 @@ def deepseek_v3(writer: GrammarWriter, rule: CallRule, begin: str, start: str, e
         head = writer.marker(f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{tool.name}\n```json\n")
         return f"{head} {_arguments(writer, tool)} {foot}"
 
-    call = _call(writer, rule, write)
+    call = any_call(writer, rule, write)
     more = f'("\\n" {call})*' if rule.many else ""
     return f"{begin} {call} {more} {writer.marker(end)}"
 
@@ -92,7 +92,7 @@ def deepseek_v3_1(writer: GrammarWriter, rule: CallRule, begin: str, start: str,
         head = writer.marker(f"<｜tool▁call▁begin｜>{tool.name}<｜tool▁sep｜>")
         return f"{head} {_arguments(writer, tool)} {writer.marker('<｜tool▁call▁end｜>')}"
 
-    call = _call(writer, rule, write)
+    call = any_call(writer, rule, write)
     return f"{begin} {call}{'+' if rule.many else ''} {writer.marker(end)}"
 
 
@@ -104,7 +104,7 @@ def kimi_k2(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end: 
         begin = writer.marker("<|tool_call_argument_begin|>")
         return f"{head} {begin} {_arguments(writer, tool)} {writer.marker('<|tool_call_end|>')}"
 
-    call = _call(writer, rule, write)
+    call = any_call(writer, rule, write)
     return f"{begin} {call}{'+' if rule.many else ''} {writer.marker(end)}"
 
 
@@ -115,10 +115,10 @@ def harmony(writer: GrammarWriter, rule: CallRule, begin: str, start: str, end: 
         head = f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>"
         return f"{writer.marker(head)} {_arguments(writer, tool)}"
 
-    return f"{begin} {_call(writer, rule, write)}"
+    return f"{begin} {any_call(writer, rule, write)}"
 
 
-def _call(writer: GrammarWriter, rule: CallRule, write: Callable[[GrammarWriter, BoundTool], str]) -> str:
+def any_call(writer: GrammarWriter, rule: CallRule, write: Callable[[GrammarWriter, BoundTool], str]) -> str:
     """A rule for a call of one of the tools."""
     return writer.rule(" | ".join(write(writer, tool) for tool in rule.tools))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,6 +18,15 @@ from dnet_core.api.call_grammars import (
     llama_3,
     mistral_headers,
 )
+from dnet_core.api.flat_calls import (
+    GLM_4,
+    MINIMAX_M2,
+    QWEN_3_CODER,
+    fits_python,
+    fits_tags,
+    pythonic,
+    tagged,
+)
 from dnet_core.api.tool_parsers import (
     CallParser,
     deepseek_calls,
@@ -25,6 +35,7 @@ from dnet_core.api.tool_parsers import (
     mlx_lm_markers,
     mlx_lm_parser,
 )
+from dnet_core.api.tool_requests import BoundTool, CallRule
 from dnet_core.generate.thoughts import ReasoningFormat, marker_tokens, reasoning_format
 from dnet_core.generate.tokenizer import Tokenizer
 
@@ -35,8 +46,8 @@ class ToolFormat:
 
     `bare`: an answer that begins with `{` is a call, too. An empty `end`: calls go on to the end of the
     answer. `streams`: a call is an object with "name" and then "arguments", sent on as it is written.
-    `inner` are further special tokens that the calls are written with. `write` is the grammar of calls: an
-    answer that must call is asked for in the generic format where there is none.
+    `inner` are further special tokens that the calls are written with. `write` is the grammar of calls, of
+    the functions that it `fits`: an answer that must call others is asked for in the generic format.
     """
 
     family: str
@@ -46,7 +57,12 @@ class ToolFormat:
     streams: bool = False
     inner: tuple[str, ...] = ()
     write: CallGrammar | None = None
+    fits: Callable[[BoundTool], bool] = lambda tool: True
     bare: bool = False
+
+    def can_bind(self, calls: CallRule) -> bool:
+        """Whether a grammar of `calls` can be written in this format."""
+        return self.write is not None and all(map(self.fits, calls.tools))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +111,25 @@ def _mlx_lm(module: str, *inner: str, write: CallGrammar | None = None) -> ToolF
     return ToolFormat(module, start, end, mlx_lm_parser(module), inner=inner, write=write)
 
 
+_TAG_TOKENS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+QWEN3_CODER = replace(_mlx_lm("qwen3_coder", write=tagged(QWEN_3_CODER)), fits=fits_tags)
+GLM47 = replace(_mlx_lm("glm47", *_TAG_TOKENS, write=tagged(GLM_4)), fits=fits_tags)
+MINIMAX = replace(_mlx_lm("minimax_m2", write=tagged(MINIMAX_M2)), fits=fits_tags)
+PYTHONIC = replace(_mlx_lm("pythonic", write=pythonic), fits=fits_python)
+
+
 # First match wins. Each row: texts that the template holds (all of them), and the format that they mean. The
 # rows of mlx-lm's parsers are those of its own detection.
 _BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
-    (("<minimax:tool_call>",), _mlx_lm("minimax_m2")),
+    (("<minimax:tool_call>",), MINIMAX),
     (("<|tool_call>", "<tool_call|>"), _mlx_lm("gemma4", '<|"|>')),
     (("<start_function_call>",), _mlx_lm("function_gemma", "<escape>")),
     (("<longcat_tool_call>",), _mlx_lm("longcat")),
-    (("<arg_key>",), _mlx_lm("glm47")),
-    (("<|tool_list_start|>",), _mlx_lm("pythonic")),
-    (("<|tool_call_start|>",), _mlx_lm("pythonic")),
-    (("<tool_call>\\n<function=",), _mlx_lm("qwen3_coder")),
-    (("<tool_call>\n<function=",), _mlx_lm("qwen3_coder")),
+    (("<arg_key>",), GLM47),
+    (("<|tool_list_start|>",), PYTHONIC),
+    (("<|tool_call_start|>",), PYTHONIC),
+    (("<tool_call>\\n<function=",), QWEN3_CODER),
+    (("<tool_call>\n<function=",), QWEN3_CODER),
     (
         ("<|tool_calls_section_begin|>",),
         _mlx_lm(
@@ -138,20 +161,20 @@ _BY_TOKENS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
         ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
         _mlx_lm("kimi_k3", "<|open|>", "<|close|>", "<|sep|>"),
     ),
-    (("<|tool_call_start|>", "<|tool_call_end|>"), _mlx_lm("pythonic")),
+    (("<|tool_call_start|>", "<|tool_call_end|>"), PYTHONIC),
 )
 
 
 @lru_cache(maxsize=8)  # with and without tools for the model that is loaded, and the one before
-def answer_format(tokenizer: Tokenizer, *, with_tools: bool, bound_calls: bool = False) -> AnswerFormat:
+def answer_format(tokenizer: Tokenizer, *, with_tools: bool, generic_calls: bool = False) -> AnswerFormat:
     """How the model of `tokenizer` answers a chat with or without tools.
 
-    With `bound_calls` the format of calls is one that a grammar can be written for.
+    With `generic_calls` it is asked to call in the format that belongs to no family.
     """
     template = tokenizer.chat_template(with_tools=with_tools)
     tools = _tool_format(tokenizer, template)
     knows_tools = "tools" in template
-    if bound_calls and tools.write is None:
+    if generic_calls:
         tools, knows_tools = GENERIC, False
     reasoning = reasoning_format(tokenizer, template)
     dropped = RESPONSE_TOKENS if RESPONSE_TOKENS[0] in template else ()

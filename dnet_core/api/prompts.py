@@ -13,6 +13,7 @@ from dnet_core.api.errors import ApiError, at_field
 from dnet_core.api.formats import AnswerFormat, answer_format
 from dnet_core.api.service import ServedModel
 from dnet_core.api.tool_parsers import JsonDict
+from dnet_core.api.tool_requests import CallRule
 from dnet_core.errors import RequestError
 
 Message = dict[str, object]
@@ -58,18 +59,20 @@ def chat_prompt(
     reasoning_effort: str | None,
     param: str = "messages",
     *,
-    bound_calls: bool = False,
+    bound: CallRule | None = None,
 ) -> Prompt:
     """Render and encode a chat. Raises ApiError 400 when the template refuses it or it is too long.
 
-    `param` is the field that the messages come from. With `bound_calls` tools are told to the model in a way
-    that its calls can be bound.
+    `param` is the field that the messages come from. When calls are to be `bound`, the tools are told to the
+    model in a way that a grammar can be written for.
     """
     tokenizer = model.tokenizer
     try:
         template = tokenizer.chat_template(with_tools=bool(tools))
-        form = answer_format(tokenizer, with_tools=bool(tools), bound_calls=bound_calls)
-        text = render(model, messages, tools, variables, reasoning_effort, bound_calls=bound_calls)
+        form = answer_format(tokenizer, with_tools=bool(tools))
+        if bound is not None and not form.tools.can_bind(bound):
+            form = answer_format(tokenizer, with_tools=bool(tools), generic_calls=True)
+        text = render(model, messages, tools, variables, reasoning_effort, form)
         tokens = model.encode(text, add_special_tokens=not template)
     except RequestError as error:
         raise at_field(error, param) from None
@@ -90,13 +93,11 @@ def render(
     tools: Sequence[JsonDict],
     variables: Mapping[str, object],
     reasoning_effort: str | None,
-    *,
-    bound_calls: bool = False,
+    form: AnswerFormat,
 ) -> str:
-    """The text of the prompt. Raises RequestErrors."""
+    """The text of the prompt, for answers in `form`. Raises RequestErrors."""
     tokenizer = model.tokenizer
     template = tokenizer.chat_template(with_tools=bool(tools))
-    form = answer_format(tokenizer, with_tools=bool(tools), bound_calls=bound_calls)
     told = [_for_template(message, template, form) for message in messages]
     given: dict[str, object] = {**_reasoning_variables(template, reasoning_effort), **variables}
     if not form.knows_tools:

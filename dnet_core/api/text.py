@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from dnet_core.api import sse
 from dnet_core.api.errors import at_field
+from dnet_core.api.formats import answer_format
 from dnet_core.api.openai import ChatMessage
 from dnet_core.api.prompts import render
 from dnet_core.api.reading import read
@@ -64,6 +65,7 @@ def _rendered(
             [tool.for_template() for tool in tools],
             variables,
             None,
+            answer_format(model.tokenizer, with_tools=bool(tools)),
         )
     except RequestError as error:
         raise at_field(error, "messages") from None

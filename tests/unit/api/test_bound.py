@@ -44,6 +44,10 @@ WRITTEN = (
     formats.COMMAND_A,
     formats.COMMAND_R,
     formats.NEMOTRON,
+    formats.QWEN3_CODER,
+    formats.GLM47,
+    formats.MINIMAX,
+    formats.PYTHONIC,
     *(
         found
         for _, found in formats._BY_TEMPLATE
@@ -109,6 +113,26 @@ class Model:
                 return said + text.flush()
             said += "".join(text.add(t) for t in (token, *matcher.take(token)))
         raise AssertionError(f"no end after {limit} tokens: {said[-200:]}")
+
+    def takes(self, grammar: str, text: str) -> bool:
+        """Whether `grammar` allows the answer `text`, written as the tokenizer writes it."""
+        matcher, encode = self.tail.matcher(grammar), self.tokenizer.encode
+        tokens = list(encode(text, add_special_tokens=False))
+        while tokens:
+            token = tokens.pop(0)
+            if matcher.is_done or not matcher.allowed(self.tokenizer.vocab_size)[token]:
+                return False
+            forced = matcher.take(token)
+            told, rest = (
+                "".join(self.tokenizer.token_text(t) or "" for t in some) for some in (forced, tokens)
+            )
+            if not rest.startswith(told):
+                return False
+            while told:  # what is forced may be cut into other tokens
+                piece = self.tokenizer.token_text(tokens.pop(0)) or ""
+                assert told.startswith(piece), "the text of an answer has one spelling in these vocabularies"
+                told = told.removeprefix(piece)
+        return matcher.is_done
 
 
 CONTROL = tuple(
@@ -215,6 +239,123 @@ async def test_what_may_be_called_is_called_right(
     assert num_texts
     if model == "with_tokens" and form not in (formats.COMMAND_R, formats.LLAMA_3):
         assert num_calls
+
+
+FLAT = (formats.QWEN3_CODER, formats.GLM47, formats.MINIMAX, formats.PYTHONIC)
+LOOK_UP = BoundTool(
+    "look_up",
+    {
+        "type": "object",
+        "properties": {
+            "note": {"type": "string", "minLength": 1, "maxLength": 9, "description": "any"},
+            "unit": {"type": "string", "enum": ["°C", "K"]},
+            "share": {"type": "number", "minimum": 0, "maximum": 9},
+            "sure": {"type": "boolean"},
+            "days": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0, "maximum": 5},
+                "maxItems": 3,
+            },
+        },
+        "required": ["sure", "note"],
+        "additionalProperties": False,
+    },
+    True,
+    "tools[2]",
+)
+
+
+@pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
+@pytest.mark.parametrize("model", ["with_tokens", "with_text"])
+async def test_arguments_that_stand_flat(
+    form: ToolFormat, model: str, request: pytest.FixtureRequest
+) -> None:
+    """Some are required, in whatever order the schema names them; of others any may be there."""
+    made: Model = request.getfixturevalue(model)
+    optional = replace(LOOK_UP, name="optional", schema={**LOOK_UP.schema, "required": []})
+    rule = CallRule((LOOK_UP, optional), True, True)
+    assert form.can_bind(rule)
+    grammar = await chat_grammar(made.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    told = [parsed(made.walk(grammar, seed, 4000), answer_form(form), rule) for seed in range(25)]
+    for found in told:
+        check_calls(found["calls"], rule)
+        assert found["content"].strip() == ""
+    named = {name for found in told for _, arguments in found["calls"] for name in arguments}
+    assert named == LOOK_UP.schema["properties"].keys()
+
+
+SAID = {
+    formats.QWEN3_CODER.family: (
+        "<tool_call>\n<function=say>\n<parameter=text>\n{}\n</parameter>\n</function>\n</tool_call>"
+    ),
+    formats.GLM47.family: (
+        "<tool_call>say\n<arg_key>text</arg_key>\n<arg_value>{}</arg_value>\n</tool_call>"
+    ),
+    formats.MINIMAX.family: (
+        '<minimax:tool_call>\n<invoke name="say">\n<parameter name="text">{}</parameter>\n</invoke>\n'
+        "</minimax:tool_call>"
+    ),
+    formats.PYTHONIC.family: '<|tool_call_start|>[say(text="{}")]<|tool_call_end|>',
+}
+HARMLESS = ("the fox", "a<b", "</param", "</function>", "nullify", "a  b", "[x](y)", "it's")
+
+
+@pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
+@pytest.mark.parametrize("model", ["with_tokens", "with_text"])
+async def test_a_text_cannot_end_its_argument_or_its_call(
+    form: ToolFormat, model: str, request: pytest.FixtureRequest
+) -> None:
+    """What the grammar lets a model say is what the parser reads."""
+    made: Model = request.getfixturevalue(model)
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    rule = CallRule((BoundTool("say", schema, True, "tools[0]"),), True, False)
+    grammar = await chat_grammar(made.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    marks = ("</parameter>", "</arg_value>", form.start, form.end, '"', "\\", '")]', "\n")
+    taken = []
+    for text in (*HARMLESS, "null", "NULL", " a", "a ", *(f"a{mark}b" for mark in marks)):
+        said = SAID[form.family].format(text)
+        if made.takes(grammar, said):
+            taken.append(text)
+            found = parsed(said, answer_form(form), rule)["calls"]
+            assert found == [("say", {"text": text})], said
+    assert set(taken) >= set(HARMLESS)
+    assert ("null" in taken) == (form is formats.PYTHONIC)
+    assert f"a{form.end}b" not in taken or form is formats.PYTHONIC
+
+
+@pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"type": "string", "pattern": "^a"}}},
+        {"properties": {"a": {"type": "string", "format": "date"}}},
+        {"properties": {"a": {"type": ["string", "null"]}}},
+        {"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}},
+        {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "string"}}},
+        {"properties": {"a": {"type": "object"}}},
+        {"properties": {"a": {"type": "array", "items": {"type": "string"}}}},
+        {"properties": {"a": {"type": "string", "enum": ["null", "b"]}}},
+        {"properties": {"a": {"type": "string", "enum": [" b"]}}},
+        {"properties": {"a": {"type": "string", "maxLength": -1}}},
+        {"properties": {"a b": {"type": "string"}}},
+        {"properties": {"a": True}},
+        {"properties": [], "required": []},
+        {"properties": {}, "required": ["a"]},
+        {"properties": {}, "minProperties": 1},
+    ],
+)
+def test_what_cannot_be_written_flat_is_asked_for_as_json(form: ToolFormat, schema: dict[str, Any]) -> None:
+    tool = BoundTool("f", {"type": "object", **schema}, True, "tools[0]")
+    assert not form.can_bind(CallRule((WEATHER, tool), True, True))
+
+
+def test_names_that_python_cannot_write() -> None:
+    for name, argument in (("f-g", "a"), ("f", "class"), ("f.import", "a"), ("f", "a-b")):
+        tool = BoundTool(name, {"properties": {argument: {"type": "integer"}}}, True, "tools[0]")
+        assert not formats.PYTHONIC.can_bind(CallRule((tool,), True, True))
+        assert formats.QWEN3_CODER.can_bind(CallRule((tool,), True, True))
 
 
 async def test_a_bare_object_is_a_call(with_text: Model) -> None:
