@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from dnet_core import planning
 from dnet_core.accuracy import Accuracy
@@ -51,6 +51,8 @@ from dnet_core.types.plan import Pin, Solution, SolveRequest
 from dnet_core.types.ring import LayerWindow, RingPlan
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 SUBSCRIBER_EVENTS = 4096
 """A listener that falls this far behind loses the oldest events; it is told in the log."""
@@ -90,6 +92,24 @@ class Coordinator:
         # Answers that wait for the next ring wait for nothing.
         self._succession.give_up(NotReady("the coordinator has ended"))
         await self._tasks.__aexit__(kind, error, trace)
+
+    def keep_on(self, work: Coroutine[Any, Any, Value]) -> asyncio.Future[Value]:
+        """Run `work` until it or the coordinator ends, whatever becomes of who waits for the result."""
+        result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                result.set_result(await work)
+            except Exception as error:
+                if not isinstance(error, DnetError):
+                    log.exception("a fault of %s", work)
+                result.set_exception(error)
+                result.exception()  # nobody need ask for it
+            finally:
+                result.cancel()
+
+        self._tasks.start(run())
+        return result
 
     # ---- events ----
 

@@ -7,6 +7,7 @@ measured and checked first.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
@@ -22,7 +23,7 @@ from dnet_core.api.body import Body, Many
 from dnet_core.api.errors import ApiError
 from dnet_core.api.reading import read
 from dnet_core.api.service import Service
-from dnet_core.coordinator import canonical
+from dnet_core.coordinator import Coordinator, canonical
 from dnet_core.errors import DnetError
 from dnet_core.loading import LoadedModel
 from dnet_core.plan_json import KV_NAMES, Json
@@ -153,7 +154,9 @@ async def prepare_topology(service: Service, request: Request) -> Response:
 async def prepare_topology_manual(service: Service, request: Request) -> Response:
     """Check and predict a placement made by hand; nothing is loaded."""
     body = await read(request, ManualBody)
-    return sse.reply(_topology(service, await _prepare_by_hand(service, body.model, body, body.assignments)))
+    _check_layers(body)
+    prepared = await _prepare_by_hand(service.coordinator, body.model, body, body.assignments)
+    return sse.reply(_topology(service, prepared))
 
 
 async def topology(service: Service, request: Request) -> Response:
@@ -164,17 +167,23 @@ async def topology(service: Service, request: Request) -> Response:
 async def load_model(service: Service, request: Request) -> Response:
     """Load a model as its plan says, in place of what was loaded; answers when it is ready.
 
-    The load goes on when the client hangs up.
+    The load goes on when the client hangs up or the endpoint stops: the model is the whole program's.
     """
     body = await read(request, LoadBody)
-    coordinator = service.coordinator
     model = body.model if body.model is not None else _last(service).model
+    _check_layers(body)
+    loading = service.coordinator.keep_on(_load(service.coordinator, model, body))
+    async with service.attended(request):
+        return sse.reply(_loaded(await asyncio.shield(loading)))
+
+
+async def _load(coordinator: Coordinator, model: str, body: LoadBody) -> LoadedModel:
     last = coordinator.prepared
     if body.assignments is not None and not (last is not None and _is_same(last.solution.plan, model, body)):
         await coordinator.unload()  # devices that serve cannot be measured
-        last = await _prepare_by_hand(service, model, body, body.assignments)
+        last = await _prepare_by_hand(coordinator, model, body, body.assignments)
     plan = last.solution.plan if last is not None and last.model == canonical(model) else None
-    return sse.reply(_loaded(await coordinator.load(model, plan)))
+    return await coordinator.load(model, plan)
 
 
 async def unload_model(service: Service, request: Request) -> Response:
@@ -191,15 +200,22 @@ async def unload_model(service: Service, request: Request) -> Response:
     )
 
 
-async def _prepare_by_hand(
-    service: Service, model: str, body: ManualBody | LoadBody, assignments: tuple[AssignmentBody, ...]
-) -> Prepared:
-    """Raises ApiError 400 when the assignments do not reach the stated number of layers, and DnetErrors."""
-    reached = max((window.stop for a in assignments for window in a.layers), default=0)
+def _check_layers(body: ManualBody | LoadBody) -> None:
+    """Raise ApiError 400 when the assignments do not reach the stated number of layers."""
+    if body.assignments is None:
+        return
+    reached = max((window.stop for a in body.assignments for window in a.layers), default=0)
     if body.num_layers not in (None, reached):
         message = f"assignments: they end at layer {reached} of {body.num_layers}"
         raise ApiError(400, message, param="assignments", code="invalid_value")
-    coordinator = service.coordinator
+
+
+async def _prepare_by_hand(
+    coordinator: Coordinator,
+    model: str,
+    body: ManualBody | LoadBody,
+    assignments: tuple[AssignmentBody, ...],
+) -> Prepared:
     return await coordinator.prepare_by_hand(
         model,
         {a.instance: a.layers for a in assignments},

@@ -14,6 +14,8 @@ import pytest_asyncio
 from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+from dnet_core.events import LoadStarted, ModelLoaded
+from dnet_core.tasks import TaskScope
 from tests.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -74,6 +76,26 @@ async def test_there_is_no_plan_before_there_is_one() -> None:
         reply = await fresh.get("/topology")
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "no_topology")
         assert (await refused(fresh, "/load_model"))[:2] == (400, "no_topology")
+
+
+async def test_a_load_outlives_the_endpoint(model: str) -> None:
+    async with (
+        Coordinator(ClusterOptions(local_shards=1)) as coordinator,
+        coordinator.subscribe() as events,
+        httpx2.AsyncClient(timeout=120) as raw,
+        TaskScope() as tasks,
+    ):
+        await coordinator.wait_for_local_shards()
+        async with endpoint(coordinator, "127.0.0.1", 0) as served:
+            posting = tasks.start(raw.post(f"{served.url}/load_model", json={"model": model}))
+            while not isinstance(await anext(events), LoadStarted):
+                pass
+        reply = await posting
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "endpoint_stopped")
+        while not isinstance(await anext(events), ModelLoaded):
+            pass
+        assert coordinator.loaded is not None
+        assert coordinator.loaded.model == model
 
 
 async def test_devices_say_where_they_are_and_what_they_hold(empty: httpx2.AsyncClient, model: str) -> None:
