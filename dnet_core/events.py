@@ -172,6 +172,7 @@ class SessionEnded:
     finish_reason: FinishReason | None  # None: it failed
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int  # of the prompt: they had been read before
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ async def _read_shared(
     counts = Counter(question.tokens for question in asked)
     shared = {question.tokens: question for question in asked if counts[question.tokens] > 1}
     for tokens, question in shared.items():
-        async with service.turns.turn(client):
+        async with service.turns.turn(client, id(usage)):
             usage.cached_tokens += await service.coordinator.read(tokens, question.sampling.seed)
     return set(shared)
 
@@ -146,7 +146,7 @@ async def _answer(
     reader = _Reader(index, question, coordinator.tokenizer, usage, is_shared)
     sampling = replace(question.sampling, stop=()) if reader.stop else question.sampling
     async with (
-        service.turns.turn(client),
+        service.turns.turn(client, id(usage)),
         aclosing(coordinator.generate_from(question.tokens, sampling, reader.shown)) as events,
     ):
         async for event in events:
@@ -159,7 +159,7 @@ async def _answer(
                 case GenerationDone():
                     yield reader.finish(event)
                 case PromptProgress():
-                    pass
+                    reader.begin(event)
 
 
 @dataclass(slots=True)
@@ -175,6 +175,8 @@ class _Reader:
     parser: OutputParser | HarmonyParser | None = field(init=False)
     held: HeldLogprobs | None = field(init=False)
     stop: StopMatcher | None = field(init=False)
+    cached_tokens: int = 0
+    has_token: bool = False
 
     def __post_init__(self) -> None:
         question = self.question
@@ -196,7 +198,15 @@ class _Reader:
     def shown(self) -> frozenset[int]:
         return self.question.form.shown if self.question.form else frozenset()
 
+    def begin(self, event: PromptProgress) -> None:
+        """Count what of the prompt had been read before, on the ring that gives the first token."""
+        if event.stages or self.has_token or self.is_shared:
+            return
+        self.usage.cached_tokens += event.done_tokens - self.cached_tokens
+        self.cached_tokens = event.done_tokens
+
     def take(self, event: TokenText) -> Step:
+        self.has_token = True
         was_reasoning = self.parser is not None and self.parser.in_reasoning
         if self.parser is not None:
             parts = tuple(self.parser.feed(event.text))
@@ -214,8 +224,6 @@ class _Reader:
     def finish(self, done: GenerationDone) -> Step:
         if done.finish_reason is FinishReason.CANCELLED:
             raise ApiError(503, "the answer was stopped", kind=SERVER, code="cancelled")
-        if not self.is_shared:
-            self.usage.cached_tokens += done.cached_tokens
         parts = tuple(self.parser.finish()) if self.parser else ()
         if self.stop is not None:
             parts, stopped = _until_stop(parts, self.stop)

@@ -23,6 +23,7 @@ from dnet_core.api.errors import ApiError, bug, from_dnet
 from dnet_core.api.in_flight import Activity, ClientGone
 from dnet_core.api.ring_metrics import RingMetrics
 from dnet_core.api.service import Service
+from dnet_core.api.stream import HEARTBEAT_S
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
@@ -98,13 +99,15 @@ class Endpoint:
 class EndpointOptions:
     """How many sessions run at once, how many requests may wait, and in what order they get their turn.
 
-    `origins` are web origins whose pages may use the endpoint ("*": all).
+    `origins` are web origins whose pages may use the endpoint ("*": all). Streams give a sign of life every
+    `heartbeat_s`.
     """
 
     sessions: int = 4
     waiting: int = 64
     policy: QueuePolicy = QueuePolicy.FAIR
     origins: tuple[str, ...] = ()
+    heartbeat_s: float = HEARTBEAT_S
 
 
 @asynccontextmanager
@@ -125,7 +128,7 @@ async def endpoint(
     require_key_beyond_loopback(host, api_keys)
     turns = Turns(options.sessions, options.waiting, options.policy)
     tasks = TaskScope()
-    service = Service(coordinator, turns, RingMetrics(), tasks)
+    service = Service(coordinator, turns, RingMetrics(), tasks, options.heartbeat_s)
     app: ASGIApp = _Border(service, host, tuple(api_keys), options.origins)
     if options.origins:
         allowed = list(options.origins)

@@ -37,14 +37,14 @@ async def create(service: Service, request: Request) -> Response:
         body.callable_tools,
         body.chat_template_kwargs,
         body.reasoning_effort,
-        bound_calls=calls.binds or wanted is not None,
+        bound=calls if calls.binds or wanted is not None else None,
     )
     grammar = await chat_grammar(model.tokenizer, prompt, wanted, calls)
     service.turns.check_room()
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.max_completion_tokens or body.max_tokens
     asked = questions(prompt, body, limit, logprobs, grammar=grammar, one_call_only=not calls.many)
-    chat = Chat(service, service.client(request, body.user), model.name, body, asked)
+    chat = Chat(service, service.client(request, body.asker), model.name, body, asked)
     if body.stream:
         return service.stream(request, chat.chunks())
     async with service.attended(request):

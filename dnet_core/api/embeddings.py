@@ -62,7 +62,7 @@ async def _embed(service: Service, client: str, texts: Sequence[TokenIds]) -> li
     """Embed all `texts`, each in its turn. Raises the first DnetError, and stops the others then."""
 
     async def one(text: TokenIds) -> Vector | DnetError:
-        async with service.turns.turn(client):
+        async with service.turns.turn(client, id(texts)):
             try:
                 return await service.coordinator.embed(text)
             except DnetError as error:  # a value, so that it reaches the caller alone and by its type

@@ -149,6 +149,29 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] = False
 
 
+class _CacheOptions(Body):
+    """Prompts are cached as long as there is room: for no stated time, and at no stated places."""
+
+    mode: Literal["implicit"] | None = None
+    ttl: Refused = None
+    comparison_response_id: Refused = None
+
+
+class Asker(Body):
+    """Who asks, and how far prompts are cached for him, in chats and responses."""
+
+    user: str | None = None
+    safety_identifier: str | None = None  # the newer name of `user`
+    prompt_cache_key: str | None = None  # every prompt is looked for in the cache anyhow
+    prompt_cache_options: _CacheOptions | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory"] | None = None
+
+    @property
+    def asker(self) -> str | None:
+        """Who takes turns with others."""
+        return self.safety_identifier or self.user
+
+
 class Sampled(Guided):
     """What chat and plain completions have in common."""
 
@@ -200,7 +223,7 @@ class Sampled(Guided):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Sampled, Asker):
     """POST /v1/chat/completions."""
 
     messages: Annotated[Many[ChatMessage], Field(min_length=1)]
@@ -222,7 +245,7 @@ class ChatRequest(Sampled):
     function_call: Refused = None
     moderation: Refused = None
     prediction: Refused = None
-    verbosity: Refused = None
+    verbosity: Literal["medium"] | None = None
     web_search_options: Refused = None
 
     @model_validator(mode="after")

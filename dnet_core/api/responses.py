@@ -40,7 +40,7 @@ async def create(service: Service, request: Request) -> Response:
     if body.store:
         service.runs.add(run)
     note = service.failure_note(request)
-    client = service.client(request, body.user)
+    client = service.client(request, body.asker)
 
     def start() -> None:
         run.start(service.tasks, _work(service, client, run, asked, note))
@@ -150,7 +150,7 @@ async def _question(model: ServedModel, body: ResponsesRequest, messages: list[J
         body.chat_template_kwargs,
         body.reasoning.effort,
         param="input",
-        bound_calls=calls.binds or wanted is not None,
+        bound=calls if calls.binds or wanted is not None else None,
     )
     grammar = await chat_grammar(model.tokenizer, prompt, wanted, calls)
     logprobs = body.top_logprobs if body.wants_logprobs else None

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter, Validation
 from pydantic_core import PydanticCustomError
 
 from dnet_core.api.body import Body, Many, Refused
-from dnet_core.api.openai import CalledFunction, CalledTool, ChatMessage, Sampled, StreamOptions, Text
+from dnet_core.api.openai import Asker, CalledFunction, CalledTool, ChatMessage, Sampled, StreamOptions, Text
 from dnet_core.api.structured import JsonObjectFormat, NamedSchema, TextFormat, Wanted
 from dnet_core.api.tool_requests import CallRule, Function, Tool, ToolChoice, bound_tool, parse_tool_choice
 
@@ -121,10 +121,14 @@ class _ReasoningOptions(Body):
     generate_summary: Refused = None
 
 
+class _BackgroundOptions(Body):
+    completion_window: Literal["soonest"] | None = None
+
+
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
-class ResponsesRequest(Sampled):
+class ResponsesRequest(Sampled, Asker):
     """POST /v1/responses."""
 
     input: Annotated[
@@ -150,8 +154,11 @@ class ResponsesRequest(Sampled):
     truncation: Literal["disabled"] = "disabled"
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     service_tier: Literal["auto", "default"] | None = None
+    background_options: _BackgroundOptions | None = None
+    access_programs: Refused = None
     conversation: Refused = None
     context_management: Refused = None
+    image: Refused = None
     max_tool_calls: Refused = None
     moderation: Refused = None
     prompt: Refused = None

@@ -92,6 +92,7 @@ class RingMetrics:
                 reason = str(event.finish_reason or "failed")
                 self._counts["sessions_total", (("finish_reason", reason),)] += 1
                 self._counts["prompt_tokens_total", ()] += event.prompt_tokens
+                self._counts["cached_prompt_tokens_total", ()] += event.cached_tokens
                 self._counts["completion_tokens_total", ()] += event.completion_tokens
             case ModelLoaded():
                 self._disks_now.clear()

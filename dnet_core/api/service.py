@@ -66,6 +66,7 @@ class Service:
     turns: Turns
     ring_metrics: RingMetrics
     tasks: TaskScope
+    heartbeat_s: float
     runs: Runs = field(default_factory=Runs)
     in_flight: InFlight = field(default_factory=InFlight)
     requests_by_result: Counter[Labels] = field(default_factory=Counter)
@@ -118,4 +119,4 @@ class Service:
 
     def stream(self, request: Request, events: AsyncGenerator[bytes, None]) -> EventStream:
         """`events` as the reply to `request`."""
-        return EventStream(events, self.failure_note(request), self.in_flight)
+        return EventStream(events, self.failure_note(request), self.in_flight, self.heartbeat_s)

@@ -35,7 +35,7 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         on_error: Callable[[ApiError], None],
         in_flight: InFlight,
-        heartbeat_s: float = HEARTBEAT_S,
+        heartbeat_s: float,
     ) -> None:
         self._events = events
         self._on_error = on_error

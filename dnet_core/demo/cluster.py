@@ -378,7 +378,7 @@ class DemoCluster:
             finish = FinishReason.LENGTH if cut else FinishReason.STOP
             yield self.done(finish, prompt_tokens, sent, begun_s, first_s)
         finally:
-            self.tell(SessionEnded(session, finish, prompt_tokens, sent))
+            self.tell(SessionEnded(session, finish, prompt_tokens, sent, 0))
             self.session_ended(sent, finish, answer)
 
     def done(

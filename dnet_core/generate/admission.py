@@ -47,7 +47,7 @@ class Admission:
                 self._inside.add(order.session)  # from now on it may have room, until it has `left`
                 begun = self._keeper.find(tokens, order)
                 try:
-                    await self._open_everywhere(replace(order, reuse=begun and begun.reuse))
+                    await self._open_everywhere(replace(order, reuse=begun.reuse if begun else None))
                 except PrefixGone:
                     assert begun is not None, "only who asks for a prefix is told that it is gone"
                     await self.close(order.session)

@@ -157,9 +157,10 @@ class Driver:
     async def _drive(self, session: AnswerSession) -> AsyncGenerator[GenerationEvent, None]:
         name, tokens = session.order.session, session.tokens
         begin = begin_of(session.order)
+        told = session.cached_tokens
         if session.num_tokens == 0:
             session.cached_tokens = begin
-        if begin:
+        if begin or told:
             yield PromptProgress(begin, len(tokens), ())
         waiting = prompt_chunks(name, tokens, self._pace.chunk_tokens, begin)[::-1]
         self._send_first(waiting)
@@ -194,7 +195,7 @@ class Driver:
             finish = FinishReason.STOP
             return values
         finally:
-            self._emit(SessionEnded(session.order.session, finish, len(tokens), 0))
+            self._emit(SessionEnded(session.order.session, finish, len(tokens), 0, 0))
 
     @asynccontextmanager
     async def _open(self, session: AnswerSession | PromptSession) -> AsyncIterator[None]:
@@ -210,7 +211,7 @@ class Driver:
             if self._end is not None:
                 raise self._end
             begun = await self._admission.open(session.order, tokens)
-            session.order = replace(session.order, reuse=begun and begun.reuse)
+            session.order = replace(session.order, reuse=begun.reuse if begun else None)
             is_kept = session.order.purpose is not Purpose.EMBED
             yield
         except DnetError as error:
@@ -259,7 +260,7 @@ class Driver:
             return begin_of(session.order)
         finally:
             # The answers tell the prompt's tokens: here they would be counted once more.
-            self._emit(SessionEnded(session.order.session, finish, 0, 0))
+            self._emit(SessionEnded(session.order.session, finish, 0, 0, 0))
 
     async def _read_prompt(self, session: PromptSession) -> None:
         """Let the shards run all of it but its last token."""

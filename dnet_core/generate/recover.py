@@ -66,7 +66,8 @@ async def answer(
             yield Resumed(driver.peers, time.monotonic() - paused_s)
         yield session.done()
     finally:
-        emit(SessionEnded(session.name, session.finish, len(tokens), session.num_tokens))
+        counts = (len(tokens), session.num_tokens, session.cached_tokens)
+        emit(SessionEnded(session.name, session.finish, *counts))
 
 
 async def converse(

@@ -143,7 +143,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """The ring has read the prompt up to `done_tokens`."""
+    """The ring has read the prompt up to `done_tokens`; without `stages` it had done so before."""
 
     done_tokens: int
     total_tokens: int

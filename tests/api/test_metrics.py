@@ -41,6 +41,9 @@ async def test_what_happens_is_counted(client: openai.AsyncOpenAI, raw: httpx2.A
 
     assert grown("dnet_completion_tokens_total") == answer.usage.completion_tokens
     assert grown("dnet_prompt_tokens_total") == 2 * answer.usage.prompt_tokens
+    assert grown("dnet_cached_prompt_tokens_total") == 2 * (answer.usage.prompt_tokens - 1), (
+        "read once for both"
+    )
     assert grown('dnet_sessions_total{finish_reason="length"}') == 2
     assert grown("dnet_time_to_first_token_seconds_count") == 2
     assert grown("dnet_time_per_output_token_seconds_count") == answer.usage.completion_tokens - 2

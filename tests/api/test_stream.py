@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 from dnet_core.api.app import endpoint
 from dnet_core.api.errors import ApiError
 from dnet_core.api.in_flight import InFlight
-from dnet_core.api.stream import EventStream
+from dnet_core.api.stream import HEARTBEAT_S, EventStream
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import NotReady
@@ -86,7 +86,7 @@ async def test_an_error_on_the_way_is_the_last_event(error: Exception, code: str
 
     connection = Connection()
     errors: list[ApiError] = []
-    await EventStream(events(), errors.append, InFlight())(
+    await EventStream(events(), errors.append, InFlight(), HEARTBEAT_S)(
         {"type": "http"}, connection.receive, connection.send
     )
     last = connection.body.decode().strip().split("\n\n")[-1]

@@ -162,6 +162,17 @@ async def test_a_stop_string_is_looked_for_in_the_answer(hermes: openai.AsyncOpe
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+async def test_cached_tokens_of_an_answer_that_a_stop_string_ends(hermes: openai.AsyncOpenAI) -> None:
+    """Of a model that reasons it is looked for here, not where the answer is generated."""
+    told = [await ask(hermes, "a long question <go-think>", stop="is", seed=seed) for seed in (None, None, 3)]
+    (first, *others) = [answer.usage for answer in told]
+    assert first is not None
+    for usage in others:
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens == first.prompt_tokens - 1
+
+
 async def test_reasoning_that_the_prompt_opens(hermes: openai.AsyncOpenAI) -> None:
     answer = await ask(hermes, "x", extra_body={"chat_template_kwargs": {"force_thinking": True}})
     message = answer.choices[0].message

@@ -32,7 +32,7 @@ class Clients:
         await settle()
 
     async def _session(self, name: str) -> None:
-        async with self._turns.turn(name[0]):
+        async with self._turns.turn(name[0], name.partition(".")[0]):
             self.running.append(name)
             self._ends[name] = asyncio.Event()
             await self._ends[name].wait()
@@ -80,6 +80,22 @@ async def test_no_more_may_wait_than_the_bound() -> None:
         assert (caught.value.status, caught.value.code) == (429, "queue_full")
         assert int(caught.value.headers["retry-after"]) >= 1
         await clients.end("a1")
+        turns.check_room()
+
+
+async def test_a_request_of_many_sessions_waits_as_one() -> None:
+    turns = Turns(1, 2)
+    async with TaskScope() as tasks:
+        clients = Clients(turns, tasks)
+        await clients.arrive("a1", *(f"a2.{place}" for place in range(100)))
+        assert turns.num_waiting == 100
+        turns.check_room()
+        await clients.arrive("b1")
+        with pytest.raises(ApiError, match="2 requests are waiting"):
+            turns.check_room()
+        for name, following in (("a1", "a2.0"), ("a2.0", "b1"), ("b1", "a2.1")):
+            await clients.end(name)
+            assert clients.running == [following]
         turns.check_room()
 
 

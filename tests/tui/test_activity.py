@@ -76,9 +76,9 @@ def test_a_download_makes_two_lines_however_often_it_tells() -> None:
 
 def test_an_answer_tells_its_speed_from_the_first_token_on() -> None:
     laps = [LapMeasured("s", position, ()) for position in (5, 10, 11, 12)]  # one of the prompt, three tokens
-    lines = told(SessionStarted("s", 10), *laps, SessionEnded("s", FinishReason.STOP, 10, 3), step_s=0.5)
+    lines = told(SessionStarted("s", 10), *laps, SessionEnded("s", FinishReason.STOP, 10, 3, 0), step_s=0.5)
     assert lines == ["00 answer begins: prompt of 10 tok", "02 answer done: 3 tok, 1.3 tok/s"]
-    assert told(SessionEnded("unknown", None, 10, 0)) == ["00 answer failed: 0 tok"]
+    assert told(SessionEnded("unknown", None, 10, 0, 0)) == ["00 answer failed: 0 tok"]
 
 
 def test_old_lines_go_and_words_find_the_others() -> None:

@@ -108,7 +108,7 @@ def test_means_are_per_token_over_both_rounds_and_skip_the_prompt() -> None:
     assert (x.compute_s, x.disk_s, x.network_s) == pytest.approx((0.030, 0.0, 0.002))
     assert x.busy == pytest.approx(0.75)
     assert splits["y"].total_s == pytest.approx(0.008)
-    ended = after(SessionEnded("s", FinishReason.STOP, 10, 2), view=view)
+    ended = after(SessionEnded("s", FinishReason.STOP, 10, 2, 0), view=view)
     assert ended.sessions == {}
     assert stage_splits(ended) == splits, "the last known times stay on the screen"
 

@@ -33,7 +33,7 @@ def answer(
             for d in plan.solution.prediction.devices
         )
         accuracy.hear(LapMeasured(session, position, stages))
-    return accuracy.hear(SessionEnded(session, FinishReason.STOP, 5, laps))
+    return accuracy.hear(SessionEnded(session, FinishReason.STOP, 5, laps, 0))
 
 
 def test_an_answer_is_compared_device_by_device(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_says_nothing_is_not_compared(tmp_path: Path) -> None:
     assert answer(accuracy, plan, 1.0, laps=MIN_LAPS - 1) is None, "too short"
     accuracy.hear(SessionStarted("other", 5))
     assert answer(accuracy, plan, 1.0) is None, "another session ran beside it"
-    accuracy.hear(SessionEnded("other", None, 5, 0))
+    accuracy.hear(SessionEnded("other", None, 5, 0, 0))
     assert answer(accuracy, plan, 1.0) is not None
     other = small_request(3, 1.5)
     accuracy.hear(ModelLoaded(solve(other).plan, 1.0))
