@@ -33,11 +33,14 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; `port` 0 picks a free one. Raises PortTaken and StartError."""
     try:
         listener = _listen(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken(host, port, _free_after(host, port)) from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter: no port, no name at all
+        why: object = error
+        if isinstance(error, OSError):
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken(host, port, _free_after(host, port)) from error
+            why = error.strerror or error
         raise StartError(
-            f"cannot listen on {host} port {port} for HTTP: {error.strerror or error}."
+            f"cannot listen on {host} port {port} for HTTP: {why}."
             " Choose another with --http-port (0 picks a free one)"
         ) from error
     listener.setblocking(False)
@@ -51,7 +54,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):
         listener.close()
         raise
     return listener

@@ -197,6 +197,23 @@ async def test_unknown_fields_are_let_through(client: openai.AsyncOpenAI) -> Non
     assert (await plain(client, extra_body={"no_such_field": {"deep": [1]}})).choices
 
 
+async def test_fields_that_change_nothing(client: openai.AsyncOpenAI) -> None:
+    told = await plain(
+        client,
+        user="ann",
+        safety_identifier="ann",
+        metadata={"project": "x"},
+        response_format={"type": "text"},
+        modalities=["text"],
+        service_tier="auto",
+        store=False,
+        verbosity="medium",
+        parallel_tool_calls=True,
+        prompt_cache_key="x",
+    )
+    assert told.choices[0].message.content == (await plain(client)).choices[0].message.content
+
+
 @pytest.mark.parametrize(
     "messages",
     [

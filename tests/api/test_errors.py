@@ -202,6 +202,10 @@ async def test_a_loopback_endpoint_keeps_other_sites_out(raw: httpx2.AsyncClient
     assert (await raw.get("/models", headers={"host": "host.docker.internal:80"})).status_code == 200
     response = await raw.get("/models", headers={"host": "evil.example"})
     assert (response.status_code, error_of(response)["code"]) == (403, "wrong_host")
+    asking = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    for reply in (response, await raw.options(CHAT, headers=asking)):
+        assert reply.status_code >= 400
+        assert not [name for name in reply.headers if name.startswith("access-control")]
     own = served.url.removesuffix("/v1")
     assert (await raw.get("/models", headers={"origin": own})).status_code == 200
 
@@ -229,6 +233,15 @@ async def test_other_addresses_need_a_key(ring: Coordinator) -> None:
             pass
     async with endpoint(ring, "0.0.0.0", 0, api_keys=("k",)) as served:
         assert served.port > 0
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("192.0.2.1", 0), ("no.such.name.invalid", 0), ("a..b", 0), ("127.0.0.1", 70_000)]
+)
+async def test_an_address_that_cannot_be_had_is_told(host: str, port: int, ring: Coordinator) -> None:
+    with pytest.raises(StartError, match=f"{host} port {port}"):
+        async with endpoint(ring, host, port, api_keys=("k",)):
+            pass
 
 
 async def test_a_port_in_use_is_told(ring: Coordinator, served: Endpoint) -> None:

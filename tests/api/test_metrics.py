@@ -97,6 +97,7 @@ async def test_a_full_queue(ring: Coordinator) -> None:
                 await client.chat.completions.create(**{**long, "stream": stream})
             assert caught.value.code == "queue_full"
             assert int(caught.value.response.headers["retry-after"]) >= 1
+            assert caught.value.response.headers["x-should-retry"] == "true"
         await runs.close()
         assert (await waits).choices[0].finish_reason == "length"
     await until_idle(ring)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,28 @@ async def test_while_a_prompt_is_read(ring: Coordinator) -> None:
     assert silence
     assert all(line.startswith(":") for line in silence), silence
     assert lines[-1] == "data: [DONE]"
+
+
+async def test_while_others_have_their_turn(ring: Coordinator) -> None:
+    """Headers, the head of the answer and comments come at once; the prompt is read later."""
+    hi = [{"role": "user", "content": "hi"}]
+    one = replace(OFTEN, sessions=1)
+    async with (
+        endpoint(ring, "127.0.0.1", 0, options=one) as served,
+        httpx2.AsyncClient(base_url=served.url) as raw,
+        aclosing(lines_of(raw, messages=hi)) as running,
+    ):
+        async for line in running:
+            if content_of(line):
+                break
+        async with aclosing(lines_of(raw, messages=hi, max_tokens=2)) as waiting:
+            assert '"role":"assistant"' in await anext(waiting)
+            assert (await anext(waiting)).startswith(":")
+            assert served.activity.requests_total == len(served.activity.requests) == 2
+            await running.aclose()
+            told = [line async for line in waiting]
+    assert "".join(map(content_of, told))
+    assert told[-1] == "data: [DONE]"
 
 
 async def test_while_a_shard_is_replaced(tmp_path: Path) -> None:
