@@ -13,6 +13,8 @@ from hypothesis import settings
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 
+settings.register_profile("default", deadline=None)  # how long an example takes is up to what else runs
+settings.load_profile("default")
 settings.register_profile("long", max_examples=4000)
 """`pytest --hypothesis-profile=long`: property tests that say no number of their own, for hours."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dnet_core.api.formats import AnswerFormat
-from dnet_core.api.tool_parsers import PARSE_FAILURES, JsonDict, ToolCall
+from dnet_core.api.tool_parsers import PARSE_FAILURES, JsonDict, ToolCall, json_calls
 
 _CALL_HEAD = re.compile(
     r'\s*\[?\s*\{\s*"name"\s*:\s*"([^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -184,13 +184,24 @@ class OutputParser:
             self._json = JsonObject()
             self._read = self._read_arguments
             return True
-        at, marker = find_first(self._pending, [self._tools.end] if self._tools.end else [])
-        if marker is None:
+        end = self._tools.end
+        at = self._call_end()
+        if at < 0:
             return False
-        text, self._pending = self._pending[:at], self._pending[at + len(marker) :]
+        text, self._pending = self._pending[:at], self._pending[at + len(end) :]
         self._read = self._read_content
-        self._complete_call(parts, text, self._begun + text + marker)
+        self._complete_call(parts, text, self._begun + text + end)
         return True
+
+    def _call_end(self) -> int:
+        """Where the end marker begins (-1: not yet); in a text of JSON it is what an argument says."""
+        assert self._tools is not None, "calls are looked for"
+        if not self._tools.end:
+            return -1
+        at = self._pending.find(self._tools.end)
+        while at >= 0 and self._tools.parse is json_calls and ends_in_text(self._pending[:at]):
+            at = self._pending.find(self._tools.end, at + 1)
+        return at
 
     def _read_arguments(self, parts: list[Part]) -> bool:
         taken = self._json.take(self._pending)
@@ -254,6 +265,10 @@ class JsonObject:
         self._in_string = False
         self._escaped = False
 
+    @property
+    def in_text(self) -> bool:
+        return self._in_string
+
     def take(self, text: str) -> int:
         """Return how many characters of `text` belong to the object."""
         for place, char in enumerate(text):
@@ -274,6 +289,13 @@ class JsonObject:
                     self.is_complete = True
                     return place + 1
         return len(text)
+
+
+def ends_in_text(json: str) -> bool:
+    """Whether `json`, which is cut off, ends inside one of its texts."""
+    scanned = JsonObject()
+    scanned.take("[" + json)
+    return scanned.in_text
 
 
 def find_first(text: str, markers: Sequence[str]) -> tuple[int, str | None]:

@@ -233,6 +233,17 @@ def format_of(name: str) -> AnswerFormat:
     return replace(PLAIN, tools=family(name.partition(" ")[0]), is_harmony=name == "harmony")
 
 
+@pytest.mark.parametrize("name", ["hermes", "phi4", "command-a", "command-r", "nemotron"])
+def test_an_argument_may_hold_the_marker_that_ends_calls(name: str) -> None:
+    form = replace(PLAIN, tools=family(name))
+    wish = f'a"{form.tools.end}\\'
+    said = ANSWERS[name][0].replace(JSON, json.dumps({"city": wish}))
+    for pieces in ([said], list(said)):
+        parts = read(pieces, form, tools=TOOLS)
+        assert calls(parts)[0] == ("weather", {"city": wish})
+        assert content(parts).strip() == ""
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, "llama3 behind its tag", "llama3 in Python"])
 def test_every_family_has_its_calls_read(name: str) -> None:
     text, expected, said = ANSWERS[name]
