@@ -24,7 +24,7 @@ from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_
 from dnet_core.errors import RequestError
 from dnet_core.option_types import at_least_one, one_of
 from dnet_core.planning import DEFAULT_CONTEXT_TOKENS
-from dnet_core.profile.device import DISK_READ_SIZE_BYTES, profile_from_json, profile_to_json, request_for
+from dnet_core.profile.device import MOST_DISK_READ_BYTES, profile_from_json, profile_to_json, request_for
 from dnet_core.profile.model import profile_model
 from dnet_core.profile.model_json import (
     links_from_json,
@@ -203,7 +203,7 @@ async def _profile_device(options: argparse.Namespace) -> str:
 async def _measured_layer(model: str | None, chunk_tokens: int) -> ProfileRequest:
     """What to measure: a layer of `model`, or one that is like those of many."""
     if model is None:
-        return ProfileRequest(_COMMON_LAYER, _COMMON_FORMATS, chunk_tokens, DISK_READ_SIZE_BYTES)
+        return ProfileRequest(_COMMON_LAYER, _COMMON_FORMATS, chunk_tokens, MOST_DISK_READ_BYTES)
     checkpoint = await read_headers(model)
     return request_for(profile_model(checkpoint), checkpoint.config, chunk_tokens)
 

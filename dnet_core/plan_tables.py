@@ -65,7 +65,7 @@ def device_lines(device: DeviceProfile) -> Iterator[str]:
             (
                 "disk",
                 f"{size(device.disk_read_bytes_per_s)}/s",
-                f"reads of {size(device.disk_read_size_bytes)}",
+                f"layers of {size(device.disk_read_size_bytes)}",
             ),
             ("a layer's dispatch", seconds(device.layer_overhead_s), "per token"),
         ]

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from dnet_core.disk_reads import LEAST_READ_BYTES, whole_pages
 from dnet_core.errors import ProfileError, RequestError
 from dnet_core.profile.tensors import number, text_config
 from dnet_core.types.profiles import (
@@ -30,11 +31,11 @@ from dnet_core.types.profiles import (
     WeightFormat,
 )
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 """Bumped when a figure is measured otherwise or means something else: older profiles are then stale."""
 
-DISK_READ_SIZE_BYTES = 8 << 20
-"""What the loader asks of the disk at once."""
+MOST_DISK_READ_BYTES = 32 << 20
+"""A larger layer is read no faster: it is cut into slices, of which some are in flight."""
 
 _RESERVE_SHARE = 0.1
 _RESERVE_BYTES = 1 << 30
@@ -135,8 +136,14 @@ def request_for(model: ModelProfile, config: Mapping[str, Any], chunk_tokens: in
         shape=LayerShape(hidden, intermediate, num_heads, num_kv_heads, head_dim),
         formats=tuple(_weight_format(name, model, config) for name in model.weight_formats),
         chunk_tokens=max(2, chunk_tokens),
-        disk_read_size_bytes=DISK_READ_SIZE_BYTES,
+        disk_read_size_bytes=_disk_read_bytes(model),
     )
+
+
+def _disk_read_bytes(model: ModelProfile) -> int:
+    """A middle layer of `model` in whole pages, as the loader reads it at once; within what a disk shows."""
+    layer_bytes = sorted(layer.weight_bytes for layer in model.layers)[model.num_layers // 2]
+    return min(max(whole_pages(layer_bytes), LEAST_READ_BYTES), MOST_DISK_READ_BYTES)
 
 
 def _weight_format(name: str, model: ModelProfile, config: Mapping[str, Any]) -> WeightFormat:
@@ -224,7 +231,7 @@ class _SpeedDocument(_Document):
 
 
 class _DeviceDocument(_Document):
-    profile_version: Literal[1]
+    profile_version: Literal[2]
     peer: Text
     chip: Text
     os: Text

@@ -1,4 +1,4 @@
-"""How fast the disk under the model store reads what no cache holds, at the loader's read size.
+"""How fast the disk under the model store reads what no cache holds, as layers are read: by the same code.
 
 Linux   O_DIRECT into an aligned buffer; where the file system has none, after posix_fadvise(DONTNEED)
 macOS   F_NOCACHE, from a file that was written with F_NOCACHE: pages that are cached already would be
@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
 
+from dnet_core.disk_reads import DiskReader, opened, set_no_cache
 from dnet_core.errors import ProfileError
 
 BUDGET_S = 0.5
@@ -28,7 +29,6 @@ MIN_FILE_BYTES = 64 << 20
 """A smaller file is read too quickly to say anything."""
 
 _MIN_READS = 4
-_F_NOCACHE = 48  # fcntl.F_NOCACHE, which Python only has on macOS
 
 
 class ReadMethod(StrEnum):
@@ -41,7 +41,7 @@ class ReadMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskFigures:
-    """`bytes_per_s` is the median over `num_reads` sequential reads of `read_size_bytes`."""
+    """`bytes_per_s` is the median over `num_reads` ranges of `read_size_bytes`, one after the other."""
 
     bytes_per_s: float
     read_size_bytes: int
@@ -59,6 +59,8 @@ def measure_disk(
     try:
         with _file_to_read(store, max(MIN_FILE_BYTES, _MIN_READS * read_size_bytes)) as path:
             return _read(path, read_size_bytes, budget_s)
+    except EOFError as error:
+        raise ProfileError(device, "disk", f"{error} ({store})") from error
     except OSError as error:
         raise ProfileError(device, "disk", f"{error.strerror or error} ({store})") from error
 
@@ -73,8 +75,7 @@ def _file_to_read(store: Path, size_bytes: int) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=".disk-", suffix=".tmp", dir=store)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
-            if sys.platform == "darwin":
-                _set_no_cache(file.fileno())
+            set_no_cache(file.fileno())
             block = os.urandom(1 << 20)  # nothing that a file system could compress
             for _ in range(-(-size_bytes // len(block))):
                 file.write(block)
@@ -102,50 +103,34 @@ def _model_file(store: Path, size_bytes: int) -> Path | None:
 
 def _read(path: Path, read_size_bytes: int, budget_s: float) -> DiskFigures:
     """Read `path` from its start until it ends or the time is over; nothing is read twice."""
-    descriptor, method = _open_uncached(path)
     times: list[float] = []
-    try:
-        with mmap.mmap(-1, read_size_bytes) as buffer:  # pages are aligned, as O_DIRECT wants it
+    reader = DiskReader()
+    with _opened_uncached(path) as (descriptor, method), mmap.mmap(-1, read_size_bytes) as buffer:
+        try:
             num_reads = os.fstat(descriptor).st_size // read_size_bytes
             began = time.perf_counter()
             for index in range(num_reads):
                 start = time.perf_counter()
-                _fill(descriptor, buffer, index * read_size_bytes)
+                with memoryview(buffer) as view:  # on pages, as O_DIRECT wants it
+                    reader.read(descriptor, index * read_size_bytes, read_size_bytes, view)
                 stop = time.perf_counter()
                 times.append(stop - start)
                 if len(times) >= _MIN_READS and stop - began >= budget_s:
                     break
-    finally:
-        os.close(descriptor)
+        finally:
+            reader.close()
     return DiskFigures(read_size_bytes / median(times), read_size_bytes, len(times), method)
 
 
-def _fill(descriptor: int, buffer: mmap.mmap, offset: int) -> None:
-    """Read the whole buffer; the system may give it in parts, which begin on pages."""
-    with memoryview(buffer) as view:
-        done = 0
-        while done < len(view):
-            with view[done:] as rest:
-                count = os.preadv(descriptor, [rest], offset + done)
-            if count == 0:
-                raise OSError(f"the file ended at {offset + done:,} bytes while it was read")
-            done += count
-
-
-def _open_uncached(path: Path) -> tuple[int, ReadMethod]:
-    if sys.platform == "darwin":
-        descriptor = os.open(path, os.O_RDONLY)
-        _set_no_cache(descriptor)
-        return descriptor, ReadMethod.NOCACHE
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT), ReadMethod.DIRECT
-    except OSError:  # tmpfs, some network file systems
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return descriptor, ReadMethod.DONTNEED
-
-
-def _set_no_cache(descriptor: int) -> None:
-    import fcntl  # noqa: PLC0415 - not on Windows, where the head can run
-
-    fcntl.fcntl(descriptor, _F_NOCACHE, 1)
+@contextmanager
+def _opened_uncached(path: Path) -> Iterator[tuple[int, ReadMethod]]:
+    with ExitStack() as stack:
+        if sys.platform == "darwin":
+            yield stack.enter_context(opened(path)), ReadMethod.NOCACHE
+            return
+        try:
+            descriptor, method = stack.enter_context(opened(path, os.O_DIRECT)), ReadMethod.DIRECT
+        except OSError:  # tmpfs, some network file systems
+            descriptor, method = stack.enter_context(opened(path)), ReadMethod.DONTNEED
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        yield descriptor, method

@@ -19,12 +19,12 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from dnet_core.disk_reads import ALIGNMENT_BYTES, whole_pages
 from dnet_core.errors import LoadError
 from dnet_core.slices.weights import parameter_bytes, stored_as_is
 from dnet_core.slices.window import WindowedModel
 from dnet_core.store.checkpoint import Checkpoint
 from dnet_core.store.repack import (
-    ALIGNMENT_BYTES,
     LayerFile,
     LayerReader,
     RawTensor,
@@ -34,7 +34,6 @@ from dnet_core.store.repack import (
     layer_path,
     layers_folder,
     source_mark,
-    whole_pages,
     write_layer,
 )
 

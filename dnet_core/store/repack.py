@@ -20,13 +20,13 @@ import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
+from dnet_core.disk_reads import ALIGNMENT_BYTES, DiskReader, opened, whole_pages
 from dnet_core.errors import LoadError
 from dnet_core.settings import paths
 from dnet_core.store.checkpoint import DTYPE_BITS, PREFIX_BYTES, header_bytes_of, parse_header
@@ -35,16 +35,8 @@ from dnet_core.types.checkpoints import Checkpoint, TensorRecord
 FORMAT = "dnet-layer-1"
 """Part of every source mark: with another one, files are written anew."""
 
-ALIGNMENT_BYTES = 16384
-"""Tensor data begins on a page of every machine."""
-
-READ_BYTES = 64 << 20
-"""One system call: large enough for the disk's full speed, small enough that closing need not wait long."""
-
 RESERVE_BYTES = 1 << 30
 """Writing layer files leaves this much of the disk free."""
-
-_F_NOCACHE = 48  # fcntl.F_NOCACHE, which Python only has on macOS
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +216,12 @@ class LayerReader:
     """Reads layers past the page cache, and tells when a file is not what it was. Owned by one thread."""
 
     def __init__(self) -> None:
+        self._disk = DiskReader()
         self._seen: dict[tuple[Path, int], tuple[int, int, int]] = {}
+
+    def close(self) -> None:
+        """End the threads that read. Nothing is being read."""
+        self._disk.close()
 
     def read(self, file: LayerFile, into: memoryview) -> None:
         """Fill the first `file.num_bytes` of `into`; what is behind them may be written to, up to a page.
@@ -234,7 +231,7 @@ class LayerReader:
         """
         try:
             if not (file.start % ALIGNMENT_BYTES == 0 and self._try_direct(file, into)):
-                with _opened(file.path, 0) as descriptor:
+                with opened(file.path) as descriptor:
                     self._read(descriptor, file, into[: file.num_bytes])
         except OSError as error:
             raise LoadError(
@@ -246,7 +243,7 @@ class LayerReader:
         if sys.platform != "linux":
             return False
         try:
-            with _opened(file.path, os.O_DIRECT) as descriptor:
+            with opened(file.path, os.O_DIRECT) as descriptor:
                 self._read(descriptor, file, into[: whole_pages(file.num_bytes)])
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -265,7 +262,7 @@ class LayerReader:
             )
         if file.checksum is None and seen is not None and seen != mark:
             raise LoadError(f"{file.path} has changed since the model was loaded: load it again")
-        _fill(descriptor, file, target)
+        self._fill(descriptor, file, target)
         data = target[: file.num_bytes]
         if file.checksum is not None and seen != mark and zlib.crc32(data) != file.checksum:
             raise LoadError(
@@ -274,40 +271,15 @@ class LayerReader:
             )
         self._seen[file.path, file.start] = mark
 
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | flags)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def whole_pages(num_bytes: int) -> int:
-    """`num_bytes`, rounded up to pages."""
-    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _fill(descriptor: int, file: LayerFile, target: memoryview) -> None:
-    _keep_out_of_cache(descriptor)
-    done = 0
-    while done < file.num_bytes:
-        count = os.preadv(descriptor, [target[done : done + READ_BYTES]], file.start + done)
-        if count == 0:
-            raise LoadError(f"{file.path} ended while it was read: it was cut short; load the model again")
-        done += count
-    if sys.platform == "linux":  # what was read is used once: its pages would only push others out
-        os.posix_fadvise(descriptor, file.start, file.num_bytes, os.POSIX_FADV_DONTNEED)
-
-
-def _keep_out_of_cache(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        import fcntl  # noqa: PLC0415 - not on Windows, where the head can run
-
-        fcntl.fcntl(descriptor, _F_NOCACHE, 1)
-    elif sys.platform == "linux":
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    def _fill(self, descriptor: int, file: LayerFile, target: memoryview) -> None:
+        if sys.platform == "linux":
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        try:
+            self._disk.read(descriptor, file.start, file.num_bytes, target)
+        except EOFError as error:
+            raise LoadError(f"{file.path} was cut short: {error}; load the model again") from error
+        if sys.platform == "linux":  # what was read is used once: its pages would only push others out
+            os.posix_fadvise(descriptor, file.start, file.num_bytes, os.POSIX_FADV_DONTNEED)
 
 
 # ---- what is kept ----

@@ -126,7 +126,8 @@ class WeightFormat:
 class ProfileRequest:
     """What to measure on a device: layers of `shape` in each of `formats` (first the model's main one).
 
-    Prefill is measured on a chunk of `chunk_tokens`, the disk by reads of `disk_read_size_bytes`.
+    Prefill is measured on a chunk of `chunk_tokens`, the disk by ranges of `disk_read_size_bytes`, which
+    is how large a layer is.
     """
 
     shape: LayerShape
@@ -168,7 +169,7 @@ class DeviceProfile:
     memory_available_bytes: int
     memory_budget_bytes: int  # what weights, KV, buffers and workspace together may take
     memory_bytes_per_s: float
-    disk_read_bytes_per_s: float  # uncached, at `disk_read_size_bytes`
+    disk_read_bytes_per_s: float  # uncached, in ranges of `disk_read_size_bytes`, several slices at once
     disk_read_size_bytes: int
     layer_overhead_s: float  # fixed cost of dispatching one layer for one token
     speeds: tuple[FormatSpeed, ...]

@@ -135,7 +135,7 @@ def test_json_round_trip() -> None:
             {"speeds": [{**asdict(PROFILE.speeds[0]), "decode_bytes_per_s": -1}]},
             "speeds.0.decode_bytes_per_s",
         ),
-        ({"profile_version": 2}, "profile_version"),
+        ({"profile_version": 1}, "profile_version"),
         ({"gpu": 1}, "gpu"),
     ],
 )
