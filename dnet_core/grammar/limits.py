@@ -22,7 +22,7 @@ MAX_RULES = 1_000
 MAX_REPEATS = 50_000
 
 MAX_FORCED_TOKENS = 64
-"""Forced tokens that go round together: their logits, which nobody needs, are computed all the same."""
+"""Forced tokens that are taken at once; those beyond are forced again, after the next one was picked."""
 
 _COUNTED_KEYS = ("Length", "Items", "Properties")
 _COUNTS = re.compile(

@@ -63,7 +63,7 @@ class Stopped(Exception):
 class LayerStream:
     """The streamed layers of one loaded model, in at most as many buffers. Owned by the compute thread.
 
-    `read`, the sum of all reads so far, is set by the loader thread.
+    `read`, the sum of all reads so far, is set by the loader thread; `end` may come from the event loop.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LayerStream:
         self._thread = thread
         self._reader = LayerReader()
         self._held: dict[int, _Held] = {}
-        self._closed = False
+        self._ended = False
         self._is_wanted: Callable[[], bool] = lambda: True
         self._waited_s = 0.0
         self._told = Reads(0, 0.0)
@@ -89,13 +89,18 @@ class LayerStream:
         """Start reading what the first token needs."""
         self._arrange(self._order)
 
+    def end(self) -> None:
+        """Let there be no other turn: what runs raises NotReady at its next layer. Safe from any thread."""
+        self._ended = True
+
     def close(self) -> None:
         """Let no more reads begin, and wait for the one in hand. There are no more turns."""
-        self._closed = True
+        self._ended = True
         for held in self._held.values():
             held.read.cancel()
         wait([held.read for held in self._held.values()])
         self._held.clear()
+        self._reader.close()
 
     def watch(self, is_wanted: Callable[[], bool]) -> None:
         """Ask `is_wanted` before every turn whether what runs is to go on."""
@@ -105,12 +110,12 @@ class LayerStream:
     def turn(self, layer: int) -> Iterator[None]:
         """The weights of `layer` are there inside; all that is computed from them must be evaluated inside.
 
-        Raises LoadError when they cannot be read (a later turn tries again), NotReady when closed, Stopped
+        Raises LoadError when they cannot be read (a later turn tries again), NotReady when ended, Stopped
         when what runs is not wanted any more.
         """
         if not self._is_wanted():
             raise Stopped
-        if self._closed:
+        if self._ended:
             raise NotReady("the model is being unloaded")
         begun = time.monotonic()
         try:

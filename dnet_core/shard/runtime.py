@@ -9,7 +9,8 @@
 There is one step for prefill and decode, for one round and many. When the first shard is also the tail (a
 ring of one) the sampled token stays a lazy array and the next step is built before it is read, as mlx-lm
 does; with streamed layers, whose weights come and go during a step, there is nothing to build ahead, nor
-when a grammar must see the token first. What a grammar forces goes round with the token, as one chunk.
+when a grammar must see the token first. What a grammar forces goes round with the token, as one chunk, or as
+several when it is longer than the chunks of a prompt: the tail sends the next when the one before has passed.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Runtime:
         self._windows: dict[int, LayerWindow] = {window.start: window for window in order.windows}
         self._is_first = 0 in self._windows
         self._kv_bits = order.kv_bits
+        self._chunk_tokens = order.limits.chunk_tokens
         self._sessions: dict[str, Session] = {}
         self._prefixes = Prefixes(peer)
         self._room: KvRoom | None = None
@@ -129,6 +131,17 @@ class Runtime:
         session = self._sessions.get(name)
         if session is not None:
             session.cancelled = True
+
+    def cancel_all(self, driver: str) -> None:
+        """As `cancel`, for all sessions of `driver`; `close_all` frees them."""
+        for session in list(self._sessions.values()):
+            if session.driver == driver:
+                session.cancelled = True
+
+    def end(self) -> None:
+        """Let nothing be computed that has to wait for a disk. Safe from any thread."""
+        if self._stream is not None:
+            self._stream.end()
 
     def close(self, name: str, keep_as: str | None = None) -> KeptPrefix | None:
         """Drop the session and its KV cache, or keep that as a prefix; unknown ones are closed already."""
@@ -289,7 +302,7 @@ class Runtime:
             self.steps += 1
             slots = self._model.slots(window)
             session.make_room(window, slots, self._kv_bits)
-            end = End.HIDDEN if session.order.purpose is Purpose.EMBED else End.LOGITS
+            end = End.HIDDEN if session.order.purpose is Purpose.EMBED else End.LAST
             session.is_torn = True
             value = self._run_window(window, value, session.cache, turn.position, end)
             if self._kv_bits < 16:
@@ -304,6 +317,8 @@ class Runtime:
             self._report(session, turn)
         elif session.order.purpose is Purpose.EMBED:
             self._embed(session, turn, value[0])
+        elif session.waiting:
+            self._go_on(session, turn)
         elif turn.last:
             self._sample(session, turn, value[0])
         else:
@@ -326,14 +341,17 @@ class Runtime:
 
     def _report(self, session: Session, turn: _Turn) -> None:
         """The end of a prompt chunk: fill the caches; logits are never computed."""
-        mx.eval([cache.state for cache in session.cache])
-        mx.clear_cache()
+        self._fill_caches(session)
         self._outputs.to_driver(
             session.driver,
             PromptRead(
                 session.name, turn.position + turn.num_tokens, (*turn.stages, self._stage(session, turn))
             ),
         )
+
+    def _fill_caches(self, session: Session) -> None:
+        mx.eval([cache.state for cache in session.cache])
+        mx.clear_cache()
 
     def _embed(self, session: Session, turn: _Turn, hidden: mx.array) -> None:
         """Take a chunk's hidden states into the mean; tell it after the last."""
@@ -372,22 +390,38 @@ class Runtime:
         taken = session.take(cast("int", draw.token.item()), position)
         if taken.finish is not None:
             session.cancelled = True  # never back to False: a cancel may have come meanwhile
-        elif not self._is_first:
-            self._outputs.to_next(Tokens(session.name, position, taken.tokens))
-        elif self._stream is not None or session.is_bound:
-            following = Arrival(Tokens(session.name, position, taken.tokens), time.monotonic(), 0.0)
-            self._outputs.again(lambda: self.handle(following))
+        elif not self._is_first or self._stream is not None or session.is_bound:
+            session.waiting = taken.tokens
+            self._send_round(session, position)
         for frame in self._sampled(session, turn, draw, position, taken):
             self._outputs.to_driver(session.driver, frame)
         if taken.finish is None:
             session.prepare()
+
+    def _go_on(self, session: Session, turn: _Turn) -> None:
+        """A part of what a grammar forces has passed. Its time counts to the token that is picked next."""
+        self._fill_caches(session)
+        session.stages += (*turn.stages, self._stage(session, turn))
+        self._send_round(session, turn.position + turn.num_tokens)
+
+    def _send_round(self, session: Session, position: int) -> None:
+        """Let the first shard run the next of the tokens that wait, from `position` on."""
+        chunk = session.waiting[: self._chunk_tokens]
+        session.waiting = session.waiting[self._chunk_tokens :]
+        frame = Tokens(session.name, position, chunk)
+        if self._is_first:
+            following = Arrival(frame, time.monotonic(), 0.0)
+            self._outputs.again(lambda: self.handle(following))
+        else:
+            self._outputs.to_next(frame)
 
     def _sampled(
         self, session: Session, turn: _Turn, draw: Draw, position: int, taken: Taken
     ) -> Iterator[Sampled]:
         """What the driver is told: one frame per token. A forced one had no choice and no lap."""
         logprob = None if draw.logprob is None else cast("float", draw.logprob.item())
-        top, stages = draw.top_logprobs(), (*turn.stages, self._stage(session, turn))
+        top, stages = draw.top_logprobs(), (*session.stages, *turn.stages, self._stage(session, turn))
+        session.stages = ()
         last = position + len(taken.tokens) - 1
         for place, token in enumerate(taken.tokens, start=position):
             finish = taken.finish if place == last else None

@@ -263,6 +263,7 @@ class ShardServer:
             if not self._outboxes:
                 self._unserved.set()
             if self._loaded is not None:
+                self._loaded.runtime.cancel_all(driver)  # now: a chunk of a prompt may take a while
                 self._thread.post(partial(self._loaded.runtime.close_all, driver))
 
     def _post(self, function: Callable[..., None], *arguments: object) -> None:

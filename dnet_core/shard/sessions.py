@@ -13,7 +13,7 @@ from dnet_core.grammar.matcher import Matcher
 from dnet_core.shard.sampler import Draw, Sampler
 from dnet_core.slices.kv import capacity_for, make_room, quantize_caches
 from dnet_core.transport.control import SessionOrder
-from dnet_core.types.generation import FinishReason
+from dnet_core.types.generation import FinishReason, StageTime
 from dnet_core.types.ring import LayerWindow
 
 
@@ -62,6 +62,8 @@ class Session:
         self._sampler: Sampler | None = None
         self._matcher = matcher
         self.pool = MeanPool()  # filled only to embed, and only on the tail
+        self.waiting: tuple[int, ...] = ()  # on the tail: picked and forced, and still to be sent round
+        self.stages: tuple[StageTime, ...] = ()  # on the tail: laps since a token was last told
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ class Session:
         quantize_caches(self.cache, slots, kv_bits, self._capacity[window])
 
     def sample(self, logits: mx.array, position: int) -> Draw:
-        """Pick the token of `position` from the last row of `logits` `[1, tokens, vocabulary]`."""
+        """Pick the token of `position` from the last row of `logits` `[1, rows, vocabulary]`."""
         if self._sampler is None:
             self._sampler = Sampler(self.order, logits.shape[-1])
         allowed = None if self._matcher is None else self._matcher.allowed(logits.shape[-1])

@@ -130,6 +130,7 @@ class ModelSlot:
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return None
+        loaded.runtime.end()
         if loaded.hop is not None:
             await loaded.hop.release()
         await loaded.undo.aclose()

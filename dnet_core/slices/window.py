@@ -17,8 +17,8 @@ the receiving side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
@@ -41,74 +41,74 @@ BEGIN_EVERY = 4
 """Layers after which MLX begins to compute: the ring waits for this window, so nothing is only built."""
 
 
-class _StandIn:
-    """A layer that returns what `output` gives; anything else it is asked goes to the real layer."""
+class _Wrapped:
+    """A module of which only the call is another one; anything else it is asked goes to the module itself."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The module's own class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
+        return type(self._module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _StandIn(_Wrapped):
+    """A layer that returns what `output` gives."""
 
     def __init__(self, layer: nn.Module, output: Callable[[], Any]) -> None:
-        self._layer = layer
+        super().__init__(layer)
         self._output = output
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         return self._output()
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
-        return type(self._layer)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-
-class _Observer:
+class _Observer(_Wrapped):
     """The real layer; tells `saw` its arguments and its output at every call."""
 
     def __init__(self, layer: nn.Module, saw: Callable[[tuple[Any, ...], Any], None]) -> None:
-        self._layer = layer
+        super().__init__(layer)
         self._saw = saw
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self._layer(*args, **kwargs)
+        output = self._module(*args, **kwargs)
         self._saw((*args, *kwargs.values()), output)
         return output
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
-        return type(self._layer)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-
-class _Streamed:
+class _Streamed(_Wrapped):
     """A layer that has its weights only during its `turn`, so that nothing of it may stay lazy."""
 
     def __init__(self, layer: nn.Module, turn: Callable[[], AbstractContextManager[None]]) -> None:
-        self._layer = layer
+        super().__init__(layer)
         self._turn = turn
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
         mx.eval([value for value in given if isinstance(value, mx.array)])  # while the disk is still reading
         with self._turn():
-            output = self._layer(*args, **kwargs)
+            output = self._module(*args, **kwargs)
             mx.eval(output, [value.state for value in given if hasattr(value, "state")])
         return output
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The real layer's class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
-        return type(self._layer)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
+class _LastToken(_Wrapped):
+    """The model's body; only the last token's row of what it returns `[batch, tokens, hidden]` goes on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._module(*args, **kwargs)
+        return output[:, -1:, :] if isinstance(output, mx.array) else output
 
 
 class End(Enum):
     """What a window that ends with the last layer gives."""
 
     LOGITS = "logits"  # [batch, tokens, vocabulary]
+    LAST = "last"  # [batch, 1, vocabulary]: of the last token; of all where the head is not apart
     HIDDEN = "hidden"  # [batch, tokens, hidden], as the model's body hands it to the LM head: after the norm
 
 
@@ -282,8 +282,12 @@ class WindowedModel:
     def _forward(
         self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int, end: End
     ) -> Arrays:
-        if end is End.HIDDEN and window.stop == self.num_layers:
-            return self._forward_body(window, ids, entering, cache, position)
+        if window.stop == self.num_layers:
+            if end is End.HIDDEN:
+                return self._forward_body(window, ids, entering, cache, position)
+            if end is End.LAST and ids.shape[1] > 1 and self._head_is_apart:
+                with self._body_as(_LastToken):
+                    return self._forward(window, ids, entering, cache, position, End.LOGITS)
         if len(window) == self.num_layers and not self._streams:
             return (self._model(ids, cache=cache),)
         self._entering = entering
@@ -304,15 +308,21 @@ class WindowedModel:
         self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
     ) -> Arrays:
         """As `_forward`, but what the body hands to the head; the head is built and never computed."""
+        found: list[mx.array] = []
+        with self._body_as(lambda body: _Observer(body, lambda _arguments, output: found.append(output))):
+            self._forward(window, ids, entering, cache, position, End.LOGITS)
+        return (found[0],)
+
+    @contextmanager
+    def _body_as(self, wrap: Callable[[Any], _Wrapped]) -> Iterator[None]:
+        """The model's body is wrapped inside. Raises UnsupportedModel when it is not apart from the head."""
         holder, key = self._body
         body = holder[key]
-        found: list[mx.array] = []
-        holder[key] = _Observer(body, lambda _arguments, output: found.append(output))
+        holder[key] = wrap(body)
         try:
-            self._forward(window, ids, entering, cache, position, End.LOGITS)
+            yield
         finally:
             holder[key] = body
-        return (found[0],)
 
     def _stand_ins(self, window: LayerWindow) -> list[Any]:
         found = self._lists.get(window)
@@ -378,6 +388,13 @@ class WindowedModel:
                 if value is body:
                     return module, key
         raise UnsupportedModel(self._name, "its head is not apart from its layers: it cannot embed")
+
+    @cached_property
+    def _head_is_apart(self) -> bool:
+        try:
+            return bool(self._body)
+        except UnsupportedModel:
+            return False
 
     @cached_property
     def _uses(self) -> tuple[_LayerUse, ...]:

@@ -51,7 +51,10 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The token sampled for `position` and those that a grammar forces after it, from tail to first shard."""
+    """The token sampled for `position` and those that a grammar forces after it, from tail to first shard.
+
+    No more than a prompt's chunk has; what is forced beyond it follows when this has passed.
+    """
 
     session: str
     position: int

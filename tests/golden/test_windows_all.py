@@ -20,7 +20,7 @@ from mlx_lm.utils import load_model
 
 from dnet_core.errors import UnsupportedModel
 from dnet_core.slices.adapters import REFUSED, VERIFIED, architectures, check_splittable
-from dnet_core.slices.window import Arrays, WindowedModel
+from dnet_core.slices.window import Arrays, End, WindowedModel
 from dnet_core.types.ring import LayerWindow
 from tests.tiny_configs import GEMMA4_TEXT
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
@@ -152,6 +152,28 @@ def test_windows_equal_the_whole_model_or_are_refused(
     else:
         check_splittable(model, model_type)
         assert_windows_equal_whole(directory)
+
+
+WHOLE_HEADS = {"afm7", "plamo"}
+"""Architectures whose head is not apart from their body: it runs on every token of a chunk."""
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_head_runs_on_the_last_token_only(model_type: str, tmp_path: Path) -> None:
+    """Every table of logits that is asked for has one row, and it is the one of the whole chunk."""
+    model, _ = load_model(write_tiny_model(model_type, tmp_path))
+    windowed = WindowedModel(model, model_type)
+    whole = LayerWindow(0, windowed.num_layers)
+    caches, position = (windowed.make_cache(), windowed.make_cache()), 0
+    for tokens in STEPS[:3]:
+        ids = mx.array([tokens])
+        (every,) = windowed.embed_and_run(whole, ids, caches[0], position)
+        (last,) = windowed.embed_and_run(whole, ids, caches[1], position, End.LAST)
+        mx.eval(every, last)
+        rows = len(tokens) if model_type in WHOLE_HEADS else 1
+        assert last.shape == (1, rows, every.shape[2])
+        assert mx.allclose(last[:, -1], every[:, -1], rtol=1e-4, atol=1e-5).item()
+        position += len(tokens)
 
 
 @pytest.mark.parametrize("quantize", ["q4", "mixed"])

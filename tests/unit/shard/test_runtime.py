@@ -36,12 +36,12 @@ PROMPT = (5, 17, 42, 9, 100)
 class Shard:
     """A runtime whose outputs are lists, and whose queue is worked off by `run`."""
 
-    def __init__(self, directory: Path, *windows: LayerWindow) -> None:
+    def __init__(self, directory: Path, *windows: LayerWindow, chunk_tokens: int = 32) -> None:
         self.next: list[NextFrame] = []
         self.driver: list[DriverFrame] = []
         self.waiting: deque[Callable[[], None]] = deque()
         model = open_model(directory, "tiny")
-        order = LoadOrder("tiny", LAYERS, windows, (), 0, 512, 16, None, Limits(None, 0, 32))
+        order = LoadOrder("tiny", LAYERS, windows, (), 0, 512, 16, None, Limits(None, 0, chunk_tokens))
         model.check_windows(windows)
         outputs = Outputs(self.next.append, lambda _name, frame: self.driver.append(frame), self.again)
         self.runtime = Runtime("here", order, model, outputs)
