@@ -21,6 +21,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # exported, but not all of
     DNSOutgoing,
     DNSPointer,
     DNSQuestion,
+    Error,
     RecordUpdate,
     RecordUpdateListener,
     Zeroconf,
@@ -209,6 +210,17 @@ def _question(unresolved: Iterable[str] = ()) -> DNSOutgoing:
     return out
 
 
+def _can_be_asked(instance: str) -> bool:
+    """Whether `instance` is the name of a shard's service; the records of the network may name anything."""
+    try:
+        AsyncServiceInfo(SERVICE_TYPE, instance)
+        _question([instance]).packets()
+    except Error as error:
+        _log.debug("%r is no instance of %s: %s", instance, SERVICE_TYPE, error)
+        return False
+    return True
+
+
 def _read(zeroconf: Zeroconf, instance: str) -> Announcement | None:
     """What `instance` announces by the records heard so far.
 
@@ -291,7 +303,9 @@ class _Heard(RecordUpdateListener):
                 continue
             if record.is_expired(now):
                 self.said_goodbye.add(record.alias)
-            elif record.alias in self.at_s or len(self.at_s) < MAX_INSTANCES:
+            elif record.alias in self.at_s or (
+                len(self.at_s) < MAX_INSTANCES and _can_be_asked(record.alias)
+            ):
                 self.said_goodbye.discard(record.alias)
                 self.at_s[record.alias] = time_s
 
@@ -322,36 +336,59 @@ class _Browser:
         self._heard = _Heard()
         self._known: dict[str, Announcement] = {}
         self._unresolved: set[str] = set()
+        self._asked: set[str] = set()  # silent, and being asked directly
 
     async def run(self) -> None:
         await self._zeroconf.async_wait_for_start()
         self._zeroconf.async_add_listener(self._heard, None)
+        async with asyncio.TaskGroup() as group:
+            await self._follow(group)
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         ask_at_s = loop.time()
         while True:
             if loop.time() >= ask_at_s:
                 self._zeroconf.async_send(_question(self._unresolved))
                 ask_at_s = loop.time() + self._pace.probe_s
-            silent_at_s = [heard_at_s + self._pace.lost_after_s for heard_at_s in self._heard.at_s.values()]
+            silent_at_s = [
+                heard_at_s + self._pace.lost_after_s
+                for instance, heard_at_s in self._heard.at_s.items()
+                if instance not in self._asked
+            ]
             try:
                 async with asyncio.timeout_at(min([ask_at_s, *silent_at_s])):
                     await self._heard.news.wait()
             except TimeoutError:
                 pass  # time to ask again, or to see who is silent
             self._heard.news.clear()
-            await self._compare()
+            await self._compare(group)
 
-    async def _compare(self) -> None:
+    async def _compare(self, group: asyncio.TaskGroup) -> None:
         now_s = asyncio.get_running_loop().time()
         for instance, heard_at_s in list(self._heard.at_s.items()):
             if instance in self._heard.said_goodbye:
                 await self._lose(instance, "it said goodbye")
             elif now_s - heard_at_s < self._pace.lost_after_s:
                 await self._look_at(instance)
-            elif instance in self._known and await self._answers(self._known[instance]):
-                self._heard.at_s[instance] = asyncio.get_running_loop().time()
-            else:
-                await self._lose(instance, f"it has not answered for {self._pace.lost_after_s:g} s")
+            elif instance not in self._asked:
+                self._asked.add(instance)
+                group.create_task(self._ask_directly(instance, heard_at_s))
+
+    async def _ask_directly(self, instance: str, heard_at_s: float) -> None:
+        """Keep a shard that multicast does not hear if it answers itself, else report it lost.
+
+        Each is a task of its own: of many that fall silent at once none waits for the answers of others.
+        """
+        answers = instance in self._known and await self._answers(self._known[instance])
+        self._asked.discard(instance)
+        if self._heard.at_s.get(instance) != heard_at_s:
+            return  # heard again meanwhile, or gone with a goodbye
+        if answers:
+            self._heard.at_s[instance] = asyncio.get_running_loop().time()
+            self._heard.news.set()  # the next silence has a time now
+        else:
+            await self._lose(instance, f"it has not answered for {self._pace.lost_after_s:g} s")
 
     async def _lose(self, instance: str, reason: str) -> None:
         self._heard.forget(instance)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -208,6 +210,37 @@ async def test_nonsense_is_passed_over(cluster: str) -> None:
             assert (await watch.seen()).name == "studio"
 
 
+def dns_name(*labels: bytes) -> bytes:
+    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+
+def send_pointer(alias: bytes) -> None:
+    """Answer, on the loopback interface, that `alias` is a service of our type."""
+    record = dns_name(b"_dnet_p2p", b"_tcp", b"local") + struct.pack(">HHIH", 12, 1, 4500, len(alias)) + alias
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        sender.sendto(struct.pack(">HHHHHH", 0, 0x8400, 0, 1, 0, 0) + record, ("224.0.0.251", 5353))
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        dns_name(b"printer", b"_http", b"_tcp", b"local"),
+        dns_name(b"x"),
+        dns_name(b"\xff" * 63, b"_dnet_p2p", b"_tcp", b"local"),
+        dns_name(b"a\x1bb", b"_dnet_p2p", b"_tcp", b"local"),
+    ],
+    ids=["another type", "no service", "not utf-8", "control characters"],
+)
+async def test_names_that_no_shard_can_have_are_passed_over(cluster: str, alias: bytes) -> None:
+    """One packet of anybody on the network must not end discovery, on no device."""
+    async with watching(cluster) as watch, advertise(shard(cluster, "before")):
+        assert (await watch.seen()).name == "before"  # everybody listens now
+        send_pointer(alias)
+        async with advertise(shard(cluster, "after")):
+            assert (await watch.seen()).name == "after"
+
+
 async def test_the_bodys_own_error_comes_out_unwrapped(cluster: str) -> None:
     with pytest.raises(StartError, match="the port is taken"):
         async with watching(cluster), advertise(shard(cluster)):
@@ -288,3 +321,29 @@ async def test_silent_on_multicast_but_answering_is_not_lost(cluster: str) -> No
                 await asked.wait()
         there = False
         assert "not answered" in (await watch.vanished()).reason
+
+
+async def test_those_that_fall_silent_together_are_asked_together(cluster: str) -> None:
+    """A switch that loses power: the last one must not wait for the answers of all the others."""
+    names = {"air", "mini", "studio"}
+    all_asked = asyncio.Barrier(len(names))
+
+    async def describe(target: str) -> Announcement:
+        await all_asked.wait()
+        raise PeerLost(target, "switched off")
+
+    patient = replace(QUICK, answer_s=2 * SLOW_S)  # asked one after the other, they would wait for ever
+    member = Membership(cluster, "0.1.0")
+    async with (
+        AsyncZeroconf(interfaces=["127.0.0.1"]) as zeroconf,
+        Discovery(member, describe, networks=loopback, pace=patient) as discovery,
+    ):
+        watch = Watch(discovery.watch())
+        for name in names:
+            here = replace(shard(cluster, name), addresses=(PeerAddress("127.0.0.1", Medium.UNKNOWN),))
+            info = Advertisement(here, loopback)._info()
+            await (await zeroconf.async_register_service(info, cooperating_responders=True, strict=False))
+        assert {(await watch.seen()).name for _ in names} == names
+        for info in zeroconf.zeroconf.registry.async_get_service_infos():
+            zeroconf.zeroconf.registry.async_remove(info)
+        assert {(await watch.vanished()).name for _ in names} == names
