@@ -10,7 +10,7 @@ come from the memo, as the very same strips.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from markdown_it.token import Token
@@ -91,7 +91,8 @@ class Renderer:
     def blocks(self, tokens: Sequence[Token], width: int, memo: Memo, *, final: bool) -> list[Strip]:
         """Render blocks, one blank line between two, to strips of at most `width` cells.
 
-        `final`: they will not grow any more, so code is highlighted as a whole.
+        `final`: they will not grow any more, so code is highlighted as a whole. Else it is in pieces, of
+        which only the last one grows.
         """
         return self._flow(_top_level(tokens), max(width, MIN_WIDTH), memo, final=final, tight=False)
 
@@ -172,48 +173,67 @@ class Renderer:
         return _trimmed([_without_margin(line) for line in lines])
 
     def _code(self, token: Token, width: int, memo: Memo, *, final: bool) -> list[Strip]:
-        words = token.info.split()
-        lexer = words[0] if words else "text"
-        lines = token.content.rstrip("\n").split("\n")
+        lexer, lines = _lexer_of(token), _code_of(token).split("\n")
         size = len(lines) if final else _CODE_CHUNK_LINES
         strips: list[Strip] = []
         for start in range(0, len(lines), size):
             code = "\n".join(lines[start : start + size])
 
             def render(code: str = code) -> list[Strip]:
-                return self._highlighted(code, lexer, width)
+                return self._highlighted(code, lexer, width, memo)
 
             strips += _kept(memo, ("code", lexer, code, width), render)
         return strips
 
-    def _highlighted(self, code: str, lexer: str, width: int) -> list[Strip]:
+    def highlighting(self, tokens: Sequence[Token], memo: Memo) -> Iterator[None]:
+        """Highlight as a whole, a line per step, the code that was highlighted in pieces while it grew.
+
+        After the last step `blocks` with `final` and this `memo` costs little.
+        """
+        for token in tokens:
+            if self.has_pieces((token,)):
+                lexer, code = _lexer_of(token), _code_of(token)
+                lines: list[Strip] = []
+                for line in self._code_lines(code, lexer):
+                    lines.append(line)
+                    yield
+                memo["lines", lexer, code] = lines
+
+    def has_pieces(self, tokens: Sequence[Token]) -> bool:
+        """Whether some code among `tokens` looks otherwise as a whole than in pieces."""
+        return self._code_ground is not None and any(
+            t.type in ("fence", "code_block") and t.content.count("\n") > _CODE_CHUNK_LINES for t in tokens
+        )
+
+    def _highlighted(self, code: str, lexer: str, width: int, memo: Memo) -> list[Strip]:
         if self._code_ground is None:
             body = Padding(Text(code, overflow="fold"), (0, 1))
             return [Strip(line) for line in self._console.render_lines(body, self._options(width))]
         ground = Style(bgcolor=self._code_ground)
-        lines = self._code_lines(code, lexer, ground)
+        lines = memo.get(("lines", lexer, code)) or self._code_lines(code, lexer)
         return [strip for line in lines for strip in _boxed(line, max(width, MIN_WIDTH), ground)]
 
-    def _code_lines(self, code: str, lexer: str, ground: Style) -> list[list[Segment]]:
-        """The coloured pieces of each line, neighbours of one style as one: painting costs by the piece.
+    def _code_lines(self, code: str, lexer: str) -> Iterator[Strip]:
+        """Each line in coloured pieces, neighbours of one style as one: painting costs by the piece.
 
         Not by Rich's `Syntax`: it puts a text with marks together and takes it apart again, at several
         times the cost.
         """
-        lines: list[list[Segment]] = [[]]
+        ground = Style(bgcolor=self._code_ground)
+        line: list[Segment] = []
         for kind, text in _tokens(code.expandtabs(4), lexer):
             style = self._code_theme.get_style_for_token(kind) + ground
             for index, part in enumerate(text.split("\n")):
                 if index:
-                    lines.append([])
+                    yield Strip(line)
+                    line = []
                 if not part:
                     continue
-                last = lines[-1]
-                if last and last[-1].style == style:
-                    last[-1] = Segment(last[-1].text + part, style)
+                if line and line[-1].style == style:
+                    line[-1] = Segment(line[-1].text + part, style)
                 else:
-                    last.append(Segment(part, style))
-        return lines
+                    line.append(Segment(part, style))
+        yield Strip(line)
 
     # --- tables -----------------------------------------------------------------------------------------
 
@@ -287,10 +307,18 @@ def _tokens(code: str, name: str) -> Iterable[tuple[_TokenType, str]]:
     return tokens
 
 
-def _boxed(line: list[Segment], width: int, ground: Style) -> list[Strip]:
-    """`line` over `ground` with one cell beside it, folded where it is longer than `width`."""
+def _code_of(token: Token) -> str:
+    return token.content.rstrip("\n")
+
+
+def _lexer_of(token: Token) -> str:
+    words = token.info.split()
+    return words[0] if words else "text"
+
+
+def _boxed(content: Strip, width: int, ground: Style) -> list[Strip]:
+    """The line `content` over `ground` with one cell beside it, folded where it is longer than `width`."""
     room = width - 2
-    content = Strip(line)
     margin = Segment(" ", ground)
     cuts = [*range(room, max(content.cell_length, 1), room), max(content.cell_length, room)]
     parts = content.divide(cuts) if len(cuts) > 1 else [content]

@@ -8,16 +8,44 @@ last block (`dnet_tui.blocks` remembers its parts).
     strips   [ rendered once per width | put together anew ]
 
 A block is settled when the first line of the next block is complete; from then on no further text can reach
-it (CommonMark closes blocks line by line).
+it (CommonMark closes blocks line by line), but for a link that is defined further down: `finish` sees to it.
+Long code streams in pieces that are highlighted one by one; once it is settled, `polish` highlights it as a
+whole, a little at a time, so that no step of the loop is long.
 """
 
 from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from textual.strip import Strip
 
 from dnet_tui.blocks import Memo, Renderer, printable
+
+_BLANK = Strip.blank(0)
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """Settled blocks, which came together."""
+
+    source: str
+    num_links: int  # that were defined when it was rendered
+    strips: list[Strip]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unpolished:
+    """A part with code that is still in pieces, and what makes it whole."""
+
+    part: _Part
+    tokens: list[Token]
+    memo: Memo
+    steps: Iterator[None]
 
 
 class Prose:
@@ -29,7 +57,9 @@ class Prose:
         # Raw HTML is shown as text: a model that writes `<div>` or `<think>` means it to be seen.
         self._parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
         self._env: dict[str, object] = {}  # link definitions of the settled part
-        self._settled: list[Strip] = []
+        self._parts: list[_Part] = []
+        self._unpolished: deque[_Unpolished] = deque()
+        self._settled: list[Strip] = []  # of all parts, with what is between them
         self._tail = ""
         self._live: list[Strip] = []
         self._memo: Memo = {}  # parts of the last block
@@ -44,7 +74,7 @@ class Prose:
 
     @property
     def num_settled(self) -> int:
-        """Strips `[0, num_settled)` will never change."""
+        """Strips `[0, num_settled)` will not change while text comes."""
         return len(self._settled)
 
     def strip(self, y: int) -> Strip:
@@ -56,31 +86,93 @@ class Prose:
 
         The cost follows what is new in the last block, not the document.
         """
-        before = self._live
+        settled, before = len(self._settled), self._live
         self._tail += printable(text)
         tokens = self._parser.parse(self._tail, _copied(self._env))
         boundary = self._boundary(tokens)
-        unchanged = len(self._settled)
         if boundary:
             lines = self._tail.splitlines(keepends=True)
-            done = self._parser.parse("".join(lines[:boundary]), self._env)
-            unchanged = 0 if not self._settled else unchanged
-            self._settled = _joined(self._settled, self._rendered(done, final=True))
+            self._settle("".join(lines[:boundary]))
             self._tail = "".join(lines[boundary:])
-            self._memo = {}
             tokens = self._parser.parse(self._tail, _copied(self._env))
-        joined = _joined(self._settled[-1:], self._rendered(tokens, final=False))
+        joined = _joined(self._settled[-1:], self._rendered(tokens))
         self._live = joined[1:] if self._settled else joined
-        return unchanged if boundary else unchanged + _num_same(before, self._live)
+        return settled + _num_same(before, [*self._settled[settled:], *self._live])
 
-    def finish(self) -> None:
-        """Render the last block as one that will not grow."""
-        joined = _joined(self._settled[-1:], self._rendered(self._parse_tail(), final=True))
-        self._live = joined[1:] if self._settled else joined
+    def finish(self) -> int:
+        """No more text comes: settle the last block, and what links late; return the first changed line."""
+        before = self.strips
+        source, self._tail, self._live = self._tail, "", []
+        self._settle(source)
+        num_links = self._num_links
+        late = [part for part in self._parts if part.num_links < num_links and "[" in part.source]
+        if late:
+            self._unpolished = deque(u for u in self._unpolished if u.part not in late)
+            for part in late:
+                self._render_part(part)
+            self._join_parts()
+        return _num_same(before, self._settled)
+
+    # --- settled blocks ---------------------------------------------------------------------------------
+
+    def _settle(self, source: str) -> None:
+        part = _Part(source, 0, [])
+        self._render_part(part)
+        self._parts.append(part)
+        self._settled = _joined(self._settled, part.strips)
         self._memo = {}
 
-    def _parse_tail(self) -> list[Token]:
-        return self._parser.parse(self._tail, _copied(self._env))
+    def _render_part(self, part: _Part) -> None:
+        tokens = self._parser.parse(part.source, self._env)
+        part.num_links = self._num_links
+        part.strips = self._rendered(tokens)
+        if self._renderer.has_pieces(tokens):
+            steps = self._renderer.highlighting(tokens, self._memo)
+            self._unpolished.append(_Unpolished(part, tokens, self._memo, steps))
+
+    def _join_parts(self) -> None:
+        self._settled = []
+        for part in self._parts:
+            self._settled = _joined(self._settled, part.strips)
+
+    @property
+    def _num_links(self) -> int:
+        links = self._env.get("references", {})
+        assert isinstance(links, dict), "the parser keeps definitions by name"
+        return len(links)
+
+    @property
+    def is_polished(self) -> bool:
+        return not self._unpolished
+
+    def polish(self, seconds: float = float("inf")) -> tuple[int, int] | None:
+        """Highlight settled code as a whole, for about so long; return the changed lines `[start, stop)`.
+
+        Their number stays. None: nothing is ready to be shown yet.
+        """
+        end_s = time.monotonic() + seconds
+        changed: tuple[int, int] | None = None
+        while self._unpolished:
+            for _ in self._unpolished[0].steps:
+                if time.monotonic() > end_s:
+                    return changed
+            start, stop = self._polished(self._unpolished.popleft())
+            changed = (min(start, changed[0]), max(stop, changed[1])) if changed else (start, stop)
+        return changed
+
+    def _polished(self, done: _Unpolished) -> tuple[int, int]:
+        """Put the part whose code is whole now in its place, the lines `[start, stop)`."""
+        strips = self._renderer.blocks(done.tokens, self._width, done.memo, final=True)
+        assert len(strips) == len(done.part.strips), "code folds where it folded in pieces"
+        start = 0
+        for part in self._parts:
+            start += bool(start and part.strips)  # the blank line between two
+            if part is done.part:
+                break
+            start += len(part.strips)
+        stop = start + len(strips)
+        done.part.strips = self._settled[start:stop] = strips
+        return start, stop
 
     def _boundary(self, tokens: list[Token]) -> int:
         """Return the first line of the last block whose first line is complete (0: nothing to settle)."""
@@ -88,8 +180,8 @@ class Prose:
         starts = [t.map[0] for t in tokens if t.level == 0 and t.map is not None and t.map[0] < complete]
         return starts[-1] if starts else 0
 
-    def _rendered(self, tokens: list[Token], *, final: bool) -> list[Strip]:
-        return self._renderer.blocks(tokens, self._width, self._memo, final=final)
+    def _rendered(self, tokens: list[Token]) -> list[Strip]:
+        return self._renderer.blocks(tokens, self._width, self._memo, final=False)
 
 
 def _num_same(before: list[Strip], after: list[Strip]) -> int:
@@ -104,7 +196,7 @@ def _num_same(before: list[Strip], after: list[Strip]) -> int:
 
 def _joined(above: list[Strip], below: list[Strip]) -> list[Strip]:
     """One blank line between blocks."""
-    return [*above, Strip.blank(0), *below] if above and below else [*above, *below]
+    return [*above, _BLANK, *below] if above and below else [*above, *below]
 
 
 def _copied(env: dict[str, object]) -> dict[str, object]:

@@ -23,6 +23,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
+from textual.timer import Timer
 
 from dnet_tui.blocks import Renderer
 from dnet_tui.chat import Turn
@@ -37,6 +38,9 @@ NUM_RENDERED = 20
 """So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
 _NEAR_LINES = 3
 _PAINTED_LINES = 1000  # remembered, by their number
+_SLICE_S = 0.004
+_SLICE_EVERY_S = 0.02
+"""What need not be seen at once is done in slices, between which the loop serves others."""
 
 
 class ChatLog(ScrollView, can_focus=True):
@@ -94,6 +98,7 @@ class ChatLog(ScrollView, can_focus=True):
         self._width = 0
         self._pointed: int | None = None  # the turn that the keys act on
         self._painted_lines: dict[int, tuple[Strip, Style, int, Strip]] = {}
+        self._polishing: Timer | None = None
 
     # --- what changes -----------------------------------------------------------------------------------
 
@@ -179,6 +184,20 @@ class ChatLog(ScrollView, can_focus=True):
         if first_changed is not None or len(new) < len(self._ends) + self._first:
             self._refresh_lines(first_changed or 0, self.virtual_size.height + self.size.height)
 
+    def _polish_soon(self) -> None:
+        if self._polishing is None and not all(lines.is_polished for lines in self._lines):
+            self._polishing = self.set_timer(_SLICE_EVERY_S, self._polish)
+
+    def _polish(self) -> None:
+        self._polishing = None
+        for place, lines in enumerate(self._lines):
+            if not lines.is_polished:
+                changed = lines.polish(_SLICE_S)
+                if changed is not None:
+                    self._refresh_lines(self._start(place) + changed[0], changed[1] - changed[0])
+                break
+        self._polish_soon()
+
     def _render_all(self) -> None:
         """Render the newest turns anew."""
         renderer = self._look()
@@ -243,6 +262,7 @@ class ChatLog(ScrollView, can_focus=True):
             self._scroll_update(size)
         if follow:
             self.scroll_to(y=self.max_scroll_y, animate=False)
+        self._polish_soon()
 
     def _start(self, place: int) -> int:
         return self._ends[place - 1] if place else 0

@@ -67,9 +67,20 @@ class TurnLines:
         changed = len(self._question) if reply.thought != old.reply.thought else self.height
         self._thought_lines = self._render_thought()
         grown = self._prose.append(reply.text[len(old.reply.text) :])
+        if reply.is_over and not old.reply.is_over:
+            grown = min(grown, self._prose.finish())
         changed = min(changed, self._prose_start + grown)
         self._problem = self._render_problem()
         return min(changed, self.foot_y)
+
+    @property
+    def is_polished(self) -> bool:
+        return self._prose.is_polished
+
+    def polish(self, seconds: float) -> tuple[int, int] | None:
+        """Go on with what need not be seen at once; return the lines `[start, stop)` that changed, if any."""
+        changed = self._prose.polish(seconds)
+        return None if changed is None else (self._prose_start + changed[0], self._prose_start + changed[1])
 
     def unfold(self, unfolded: bool) -> None:
         """Show what was thought, or only that something was."""
@@ -161,8 +172,9 @@ class TurnLines:
         self._prose = Prose(self._renderer, self._width - 2 * _INDENT)
         self._indents.clear()
         self._prose.append(reply.text)
-        if reply.is_over:  # once in full: late link definitions reach back, code is highlighted as a whole
+        if reply.is_over:
             self._prose.finish()
+            self._prose.polish()
         self._problem = self._render_problem()
 
     def _render_thought(self) -> list[Strip]:
@@ -174,6 +186,7 @@ class TurnLines:
         if not self._unfolded:
             return [head]
         self._thought_prose.append(reply.thought.text[self._num_thought_chars :])
+        self._thought_prose.polish()
         self._num_thought_chars = len(reply.thought.text)
         bar = Segment("│ ", dim)
         body = [Strip([bar, *s.apply_style(dim)]) for s in self._thought_prose.strips]
@@ -201,7 +214,7 @@ def _continues(old: Turn, new: Turn) -> bool:
         and len(new.replies) == len(old.replies)
         and new.reply.text.startswith(old.reply.text)
         and (old.reply.thought is None or new.reply.thought is not None)
-        and not (new.reply.is_over and not old.reply.is_over)
+        and not (old.reply.is_over and len(new.reply.text) > len(old.reply.text))
     )
 
 

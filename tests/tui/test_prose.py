@@ -81,18 +81,80 @@ def test_every_prefix_of_a_stream_looks_like_the_same_text_at_once(name: str) ->
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_at_its_end_a_stream_is_the_same_cell_by_cell(name: str) -> None:
-    """Colours included: a code block that streamed was highlighted in pieces until then."""
+    """Late links and colours included: a code block that streamed was highlighted in pieces until then."""
     text = DOCUMENTS[name]
-    if not is_settled_by_its_end(name):
-        return
     ends = []
     for cuts in ([], list(range(1, len(text), 3))):
         prose = Prose(RENDERER, 40)
         for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
             prose.append(text[start:stop])
         prose.finish()
+        prose.polish()
         ends.append([list(strip) for strip in prose.strips])
     assert ends[0] == ends[1]
+
+
+LONG_STRING = 'text = """\n' + "".join(f"line {i}\n" for i in range(20)) + '"""\n'
+
+
+@pytest.mark.parametrize("frame", ["{}", "- item\n\n{}", "> {}", "before\n\n{}\nafter\n\n{}\nlast"])
+def test_long_code_is_highlighted_as_a_whole_step_by_step(frame: str) -> None:
+    """A string goes on over the pieces in which the code streamed."""
+    prefix = {"-": "  ", ">": "> "}.get(frame[0], "")
+    code = f"```python\n{LONG_STRING}```\n".replace("\n", f"\n{prefix}").removesuffix(prefix)
+    text = frame.replace("{}", code if frame[0] != "-" else f"  {code}")
+    once, streamed_ = Prose(RENDERER, 40), Prose(RENDERER, 40)
+    once.append(text)
+    once.finish()
+    once.polish()
+    for start in range(0, len(text), 7):
+        streamed_.append(text[start : start + 7])
+    streamed_.finish()
+    pieces = streamed_.strips
+    assert [s.text for s in pieces] == [s.text for s in once.strips]
+    assert [list(s) for s in pieces] != [list(s) for s in once.strips], "else there is nothing to test"
+    num_steps = 0
+    while not streamed_.is_polished:
+        changed = streamed_.polish(0)
+        num_steps += 1
+        if changed is not None:
+            assert pieces[: changed[0]] == streamed_.strips[: changed[0]]
+            assert pieces[changed[1] :] == streamed_.strips[changed[1] :]
+            pieces = streamed_.strips
+    assert num_steps > 10
+    assert [list(s) for s in streamed_.strips] == [list(s) for s in once.strips]
+
+
+def test_the_end_renders_nothing_again_that_is_settled() -> None:
+    prose = Prose(RENDERER, 60)
+    prose.append("See [the note] first.\n\n" + "plain\n\n" * 50 + "last\n")
+    settled = prose.strips[: prose.num_settled]
+    assert prose.finish() == prose.num_strips
+    assert all(old is new for old, new in zip(settled, prose.strips, strict=False))
+
+
+def test_a_late_definition_renders_only_what_may_use_it() -> None:
+    prose = Prose(RENDERER, 60)
+    for text in (
+        "plain\n\n",
+        "See [the note] first.\n\n",
+        "plain\n\n",
+        "more\n\n",
+        "[the note]: http://a.b\n",
+    ):
+        prose.append(text)
+    before = prose.strips
+    assert prose.finish() == 2
+    changed = [y for y, (old, new) in enumerate(zip(before, prose.strips, strict=False)) if old is not new]
+    assert changed == [2]
+    assert prose.strips[2].text == "See the note first."
+
+
+def test_below_a_settled_block_only_new_lines_count_as_changed() -> None:
+    prose = Prose(RENDERER, 60)
+    prose.append("Before\n\n" + "".join(f"- item {i}\n" for i in range(30)))
+    before = prose.num_strips
+    assert prose.append("- item 30\n") == before
 
 
 @pytest.mark.parametrize("block", ["list", "fence", "table", "quote"])
