@@ -114,12 +114,18 @@ class DnetApp(PlanApp):
         if self._timing.tick_s is not None:
             self._ticker = self.set_interval(self._timing.tick_s, self._tick, pause=True)
         self.watch(self.conversation, "speeds", self._show_speeds, init=False)
-        self.watch(self.conversation, "is_answering", self._sync_ticker, init=False)
+        self.watch(self.conversation, "is_answering", self._show_answering, init=False)
         self.call_after_refresh(self._start)
 
     def _set_aside(self) -> None:
         """Leave all that stands now out of garbage collections: a full one stops the loop for 100 ms."""
         if self._timing.sets_aside:
+            gc.freeze()
+
+    def _clear_away(self) -> None:
+        """Between two answers: collect what is garbage since the last time, set the rest aside."""
+        if self._timing.sets_aside:
+            gc.collect()
             gc.freeze()
 
     def _start(self) -> None:
@@ -291,6 +297,11 @@ class DnetApp(PlanApp):
 
     def _show_speeds(self, speeds: tuple[float | None, float | None]) -> None:
         self._status.speeds = speeds
+
+    def _show_answering(self, is_answering: bool) -> None:
+        self._sync_ticker()
+        if not is_answering:
+            self.call_after_refresh(self._clear_away)
 
     def _sync_ticker(self) -> None:
         """Let the spinner turn only while something is going on: an idle screen draws nothing."""

@@ -25,7 +25,7 @@ class Timing:
     tick_s: float | None = 1 / 8  # None: the spinner stands still
     blink: bool = True
     sets_aside: bool = True
-    """Whether what stands once the screen or a model is there is left out of garbage collections."""
+    """Whether what stands once the screen, a model, an answer is there is left out of garbage collections."""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = datetime.now  # of the day, for people
 
