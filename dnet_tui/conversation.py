@@ -25,15 +25,14 @@ from dnet_core.types.generation import GenerationEvent, GenerationRequest
 from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import Answering, ChatSettings, Failed, Queued, Reading, Turn, asked, request_for
 from dnet_tui.code import code_blocks
-from dnet_tui.history import History, Record, SavedChat
+from dnet_tui.history import History, SavedChat
 from dnet_tui.pace import Pace, Timing
+from dnet_tui.record import ChatRecord
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
 
 _WHEN_READY = "sends when ready · esc takes it back"
 _WHEN_OVER = "sends when this answer ends · esc takes it back"
-_SAVE_EVERY_S = 3.0
-_TITLE_CHARS = 60
 
 
 class RingModel(Protocol):
@@ -83,12 +82,10 @@ class Conversation(Vertical):
         self._defaults = settings  # how new chats ask
         self._settings = settings
         self._timing = timing
-        self._history = history
-        self._record: Record | None = None  # of this chat in the history, once something was asked
+        self._record = ChatRecord(history, timing.clock)
         self._answer: LiveAnswer | None = None
         self._live = 0  # the turn that is being answered
         self._editing: int | None = None  # the turn whose question stands in the prompt
-        self._saved_s = 0.0
         self._num_copied = 0  # code blocks, one after the other
         self._stream_pace = Pace(
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
@@ -141,8 +138,7 @@ class Conversation(Vertical):
             return
         self.prompt.remember(message.text)
         self.prompt.put("")
-        if self._history is not None:
-            self._history.remember(message.text)
+        self._record.remember(message.text)
         if self._editing is not None:
             self._cut(self._editing)
         why = _WHEN_READY if self._answer is None else _WHEN_OVER
@@ -199,7 +195,7 @@ class Conversation(Vertical):
     @property
     def number(self) -> int | None:
         """The number of this chat in the history."""
-        return self._record.number if self._record is not None else None
+        return self._record.number
 
     @property
     def settings(self) -> ChatSettings:
@@ -228,48 +224,28 @@ class Conversation(Vertical):
     def configure(self, settings: ChatSettings) -> None:
         """Ask in this way from the next answer on."""
         self._settings = settings
-        if self._history is not None and self._record is not None:
-            self._history.save_settings(self._record, settings)
+        self._record.save_settings(settings)
 
     def show(self, saved: SavedChat) -> None:
         """Go on with a chat of the history; an answer that is being written is stopped."""
         self.new()
-        self._record = Record(saved.id)
+        self._record.go_on(saved.id)
         self._settings = saved.settings
         self.turns = saved.turns
 
     def _save(self, index: int) -> None:
         """Write turn `index` down as it is now."""
-        if self._history is None or index >= len(self.turns):
-            return
-        if self._record is None:
-            ring = self._ring()
-            model = ring.loaded.model if ring is not None and ring.loaded is not None else ""
-            self._record = self._history.begin(_title(self.turns[0].prompt), model, self._settings)
-            for place in range(index):
-                self._history.save_turn(self._record, place, self.turns[place])
-        self._history.save_turn(self._record, index, self.turns[index])
-        self._saved_s = self._timing.clock()
+        ring = self._ring()
+        model = ring.loaded.model if ring is not None and ring.loaded is not None else ""
+        self._record.save(self.turns, index, model, self._settings)
 
     def _cut(self, num_turns: int) -> None:
         """Drop the turns from `num_turns` on; the history keeps the chat as it was if they say anything."""
-        gone = self.turns[num_turns:]
+        if self._record.cut(self.turns, num_turns):
+            self.notify("The chat as it was stays in the history (ctrl+f).")
         self.turns = self.turns[:num_turns]
         self._editing = None
         self.prompt.border_title = None
-        if self._history is None or self._record is None:
-            return
-        if any(turn.answer for turn in gone):
-            self._record = None  # the next save begins a chat of its own
-            self.notify("The chat as it was stays in the history (ctrl+f).")
-        else:
-            self._forget(num_turns)
-
-    def _forget(self, num_turns: int) -> None:
-        if self._history is not None and self._record is not None:
-            self._history.cut(self._record, num_turns)
-            if num_turns == 0:
-                self._record = None
 
     # --- what is shown ----------------------------------------------------------------------------------
 
@@ -281,7 +257,7 @@ class Conversation(Vertical):
         self.turns = (*self.turns[: self._live], live, *self.turns[self._live + 1 :])
         self._chat.spin += 1
         self.speeds = answer.speeds
-        if self._timing.clock() - self._saved_s > _SAVE_EVERY_S:
+        if self._record.is_due:
             self._save(self._live)
 
     def watch_turns(self, turns: tuple[Turn, ...]) -> None:
@@ -321,7 +297,7 @@ class Conversation(Vertical):
         waiting = self._waiting
         if waiting is not None:  # first: else it would be sent the moment the answer stops
             self.turns = self.turns[:-1]
-            self._forget(len(self.turns))
+            self._record.forget(len(self.turns))
             if not self.prompt.text:
                 self.prompt.put(waiting.prompt)
         if self._answer is not None:
@@ -341,7 +317,7 @@ class Conversation(Vertical):
         self.is_answering = False
         self._editing = None
         self.prompt.border_title = None
-        self._record = None
+        self._record.leave()
         self._settings = self._defaults
         self.turns = ()
         self.speeds = (None, None)
@@ -439,8 +415,3 @@ class Conversation(Vertical):
             return
         self.app.copy_to_clipboard(text)
         self.notify(f"{what} is copied.")
-
-
-def _title(prompt: str) -> str:
-    line = " ".join(prompt.split())
-    return line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…"
