@@ -206,8 +206,8 @@ async def _run_until_signal(app: DnetApp) -> bool:
 def _watch_terminal(hang_up: Callable[[], object]) -> None:
     """Call `hang_up` when the terminal is gone, and end the process if that does not.
 
-    Only a terminal's own session is sent SIGHUP. And Textual cannot end without its terminal: what writes to it
-    has died of that, and everybody else waits to hand it more. Shards end with this process.
+    Only a terminal's own session is sent SIGHUP. And Textual cannot end without its terminal: what writes to
+    it has died of that, and everybody else waits to hand it more. Shards end with this process.
     """
     while _is_there(sys.stdin.fileno()):
         time.sleep(TERMINAL_CHECK_S)
