@@ -20,7 +20,7 @@ class Timing:
     """How often things are drawn, in seconds; tests take a clock of their own and let nothing tick."""
 
     stream_s: float = 1 / 15
-    view_s: float = 1 / 8
+    view_s: float = 1 / 4
     panels_s: float = 1 / 2
     tick_s: float | None = 1 / 8  # None: the spinner stands still
     blink: bool = True

@@ -11,7 +11,7 @@ strip has the focus, is named in the second row; enter or a click opens its devi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -262,6 +262,8 @@ class _Paint:
     glows: list[tuple[float, float]]
     look: Look
     shaded: bool  # neighbouring layers differ a little
+    cells: dict[tuple[object, ...], Piece] = field(default_factory=dict)
+    """Those painted so far: of the hundreds in a strip most are alike."""
 
     def _color(self, half: HalfCell) -> Color:
         own = self.look.device(half.owner)
@@ -272,6 +274,13 @@ class _Paint:
         return own.darken(_SHADE) if self.shaded and half.layer % 2 else own
 
     def cell(self, left: HalfCell, right: HalfCell) -> Piece:
+        alike = (left.fill, left.owner, left.layer % 2, right.fill, right.owner, right.layer % 2)
+        known = self.cells.get(alike)
+        if known is None:
+            known = self.cells[alike] = self._cell(left, right)
+        return known
+
+    def _cell(self, left: HalfCell, right: HalfCell) -> Piece:
         color = self._color(left).rich_color
         match left.fill:
             case Fill.RESIDENT if right.fill is Fill.RESIDENT:
