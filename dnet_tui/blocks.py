@@ -18,6 +18,7 @@ from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 from pygments.token import Text as PlainText  # type: ignore[import-untyped]
 from pygments.token import _TokenType
 from pygments.util import ClassNotFound  # type: ignore[import-untyped]
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.padding import Padding
@@ -158,6 +159,9 @@ class Renderer:
     # --- leaves -----------------------------------------------------------------------------------------
 
     def _leaf(self, block: list[Token], width: int, memo: Memo) -> list[Strip]:
+        text = _plain_text(block)
+        if text is not None and cell_len(text) <= width:  # Rich takes ten times as long for the same
+            return _kept(memo, ("plain", text), lambda: [Strip([Segment(text)])])
         shape = tuple((t.type, t.content, t.tag, t.hidden) for t in block)
         links = tuple(
             str(child.attrs.get("href") or child.attrs.get("src"))
@@ -340,6 +344,16 @@ def _prefixed(margin: str, style: Style, strip: Strip, memo: Memo) -> Strip:
         # The second strip is kept only so that its id is not given to another one.
         found = memo[key] = [Strip([Segment(margin, style), *strip]), strip]
     return found[0]
+
+
+def _plain_text(block: list[Token]) -> str | None:
+    """The text of a paragraph that has nothing else; None for every other block."""
+    if len(block) != 3 or block[0].type != "paragraph_open":
+        return None
+    children = block[1].children or []
+    if len(children) != 1 or children[0].type != "text" or "\t" in children[0].content:
+        return None
+    return children[0].content
 
 
 def _visible(token: Token) -> Token:

@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from dnet_core import __version__
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.errors import StartError
@@ -45,7 +45,7 @@ def options_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"dnet-tui {version('dnet-tui')}")
+    parser.add_argument("--version", action="version", version=f"dnet-tui {__version__}")
     ring = parser.add_argument_group("the ring")
     ring.add_argument(
         "--model",

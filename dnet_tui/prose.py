@@ -95,9 +95,14 @@ class Prose:
             self._settle("".join(lines[:boundary]))
             self._tail = "".join(lines[boundary:])
             tokens = self._parser.parse(self._tail, _copied(self._env))
-        joined = _joined(self._settled[-1:], self._rendered(tokens))
+        live = self._renderer.blocks(tokens, self._width, self._memo, final=False)
+        joined = _joined(self._settled[-1:], live)
         self._live = joined[1:] if self._settled else joined
         return settled + _num_same(before, [*self._settled[settled:], *self._live])
+
+    def show(self, text: str) -> None:
+        """Show a whole document, which does not grow."""
+        self._settle(printable(text), final=True)
 
     def finish(self) -> int:
         """No more text comes: settle the last block, and what links late; return the first changed line."""
@@ -115,18 +120,18 @@ class Prose:
 
     # --- settled blocks ---------------------------------------------------------------------------------
 
-    def _settle(self, source: str) -> None:
+    def _settle(self, source: str, *, final: bool = False) -> None:
         part = _Part(source, 0, [])
-        self._render_part(part)
+        self._render_part(part, final=final)
         self._parts.append(part)
         self._settled = _joined(self._settled, part.strips)
         self._memo = {}
 
-    def _render_part(self, part: _Part) -> None:
+    def _render_part(self, part: _Part, *, final: bool = False) -> None:
         tokens = self._parser.parse(part.source, self._env)
         part.num_links = self._num_links
-        part.strips = self._rendered(tokens)
-        if self._renderer.has_pieces(tokens):
+        part.strips = self._renderer.blocks(tokens, self._width, self._memo, final=final)
+        if not final and self._renderer.has_pieces(tokens):
             steps = self._renderer.highlighting(tokens, self._memo)
             self._unpolished.append(_Unpolished(part, tokens, self._memo, steps))
 
@@ -179,9 +184,6 @@ class Prose:
         complete = self._tail.count("\n")
         starts = [t.map[0] for t in tokens if t.level == 0 and t.map is not None and t.map[0] < complete]
         return starts[-1] if starts else 0
-
-    def _rendered(self, tokens: list[Token]) -> list[Strip]:
-        return self._renderer.blocks(tokens, self._width, self._memo, final=False)
 
 
 def _num_same(before: list[Strip], after: list[Strip]) -> int:

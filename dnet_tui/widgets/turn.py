@@ -171,10 +171,10 @@ class TurnLines:
         self._thought_lines = self._render_thought()
         self._prose = Prose(self._renderer, self._width - 2 * _INDENT)
         self._indents.clear()
-        self._prose.append(reply.text)
         if reply.is_over:
-            self._prose.finish()
-            self._prose.polish()
+            self._prose.show(reply.text)
+        else:
+            self._prose.append(reply.text)
         self._problem = self._render_problem()
 
     def _render_thought(self) -> list[Strip]:

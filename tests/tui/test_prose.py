@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from markdown_it import MarkdownIt
 from textual.color import Color
 
 from dnet_tui.blocks import Renderer, printable
@@ -83,15 +84,35 @@ def test_every_prefix_of_a_stream_looks_like_the_same_text_at_once(name: str) ->
 def test_at_its_end_a_stream_is_the_same_cell_by_cell(name: str) -> None:
     """Late links and colours included: a code block that streamed was highlighted in pieces until then."""
     text = DOCUMENTS[name]
-    ends = []
+    shown = Prose(RENDERER, 40)
+    shown.show(text)
     for cuts in ([], list(range(1, len(text), 3))):
         prose = Prose(RENDERER, 40)
         for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
             prose.append(text[start:stop])
         prose.finish()
         prose.polish()
-        ends.append([list(strip) for strip in prose.strips])
-    assert ends[0] == ends[1]
+        assert [list(strip) for strip in prose.strips] == [list(strip) for strip in shown.strips]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one  two",
+        "漢字 かな",
+        "👩‍👩‍👧 é",
+        "&lt;b&gt; \\*no\\* [x] :smile:",
+        "end  ",
+        "a\u00a0b",
+        "a\tb",
+        "*em*",
+        "`c`",
+    ],
+)
+def test_plain_text_is_what_markdown_makes_of_it(text: str) -> None:
+    (block,) = [list(MarkdownIt("commonmark").parse(text))]
+    by_rich = [list(strip) for strip in RENDERER._render(block, 40)]
+    assert [list(strip) for strip in RENDERER.blocks(block, 40, {}, final=True)] == by_rich
 
 
 LONG_STRING = 'text = """\n' + "".join(f"line {i}\n" for i in range(20)) + '"""\n'
@@ -104,9 +125,7 @@ def test_long_code_is_highlighted_as_a_whole_step_by_step(frame: str) -> None:
     code = f"```python\n{LONG_STRING}```\n".replace("\n", f"\n{prefix}").removesuffix(prefix)
     text = frame.replace("{}", code if frame[0] != "-" else f"  {code}")
     once, streamed_ = Prose(RENDERER, 40), Prose(RENDERER, 40)
-    once.append(text)
-    once.finish()
-    once.polish()
+    once.show(text)
     for start in range(0, len(text), 7):
         streamed_.append(text[start : start + 7])
     streamed_.finish()
