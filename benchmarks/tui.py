@@ -6,7 +6,7 @@ start    the installed command in a pseudo-terminal: to the first painted frame,
 idle     CPU of the process (children apart) with a loaded real ring of one shard and telemetry on
 stream   a reply at 50 tokens/s after 30 earlier turns, as prose, list, fence, table: CPU of the process,
          and how late a 10 ms ticker on the same loop comes (p99); then the reply is stopped, and the latest
-         tick of all, the full update at the end included, is told beside it
+         tick of all, what is done at its end included, is told beside it
 ring     tokens/s of an answer of one local shard: `dnet-tui` in a pseudo-terminal that is read, against
          `dnet-api` streaming the same answer over HTTP; both as installed, in turn. Once with the sample
          model, once with a tiny one whose tokens come faster than anybody reads
