@@ -96,13 +96,20 @@ async def read_headers(model: str) -> Checkpoint:
 
 
 def _find_local(model: str) -> Path | None:
-    """An earlier import, a model directory, or a GGUF file that `model` names."""
-    if _is_plain_name(model) and (paths().models / model / ORIGIN_NAME).is_file():
-        return paths().models / model
-    path = Path(model).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return path
-    return path.resolve() if (path / CONFIG_NAME).is_file() else None
+    """An earlier import, a model directory, or a GGUF file that `model` names. Raises UnknownModel."""
+    try:
+        if _is_plain_name(model) and (paths().models / model / ORIGIN_NAME).is_file():
+            return paths().models / model
+        path = Path(model).expanduser()
+        if path.is_file() and path.suffix == ".gguf":
+            return path
+        return path.resolve() if (path / CONFIG_NAME).is_file() else None
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # not ours to read, longer than a path can be, no such user's home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UnknownModel(model, f"it cannot be looked at: {reason}") from error
 
 
 async def _resolve_sample(progress: Progress) -> Path:
@@ -125,7 +132,7 @@ def _sample_file() -> Path | None:
 def _cached_models() -> list[LocalModel]:
     try:
         cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # none yet; or a file is in its place
         return []
     models: list[LocalModel] = []
     for repository in cache.repos:

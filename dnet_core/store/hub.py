@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -99,7 +100,8 @@ def _fetch_blob(hub_id: HubId, name: str, report: _Report) -> None:
     """
     url = hf_hub_url(hub_id.repository, name, revision=hub_id.revision, endpoint=HfApi().endpoint)
     source = get_hf_file_metadata(url)
-    assert source.etag is not None, "the hub names every file's content"
+    if source.etag is None:
+        raise LoadError(f"{constants.ENDPOINT} does not say which content {name} of {hub_id} has")
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id.repository, repo_type="model")
     blob = folder / "blobs" / source.etag
     blob.parent.mkdir(parents=True, exist_ok=True)
@@ -168,12 +170,19 @@ def _read(hub_id: HubId, name: str, span: tuple[int, int] | None) -> bytes:
     headers = build_hf_headers()
     if span is not None:
         headers["range"] = f"bytes={span[0]}-{span[1] - 1}"
-    response = get_session().get(url, headers=headers, timeout=30, follow_redirects=True)
-    hf_raise_for_status(response)
-    content: bytes = response.content
-    if span is not None and len(content) > span[1] - span[0]:  # a server without ranges sends all
-        content = content[span[0] : span[1]]
-    return content
+    start, stop = span or (0, None)
+    session, content = get_session(), b""
+    with session.stream("GET", url, headers=headers, timeout=30, follow_redirects=True) as response:
+        if response.is_error:
+            response.read()  # what it says goes into the error
+        hf_raise_for_status(response)
+        # A server without ranges sends all from the first byte: gigabytes, of which only these are read.
+        skipped = start if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
+        for piece in response.iter_bytes():
+            content += piece
+            if stop is not None and skipped + len(content) >= stop:
+                break
+    return content[start - skipped : None if stop is None else stop - skipped]
 
 
 def _cached(hub_id: HubId, name: str) -> object:
@@ -267,6 +276,11 @@ def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
         raise LoadError(
             f"{constants.ENDPOINT} cannot be reached for {hub_id}: check the network"
             f" ({type(error).__name__}: {error})"
+        ) from error
+    except ValueError as error:
+        raise LoadError(
+            f"{constants.ENDPOINT} answers for {hub_id} as no hub does ({error}): does this network want you"
+            " to log in first?"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -37,6 +37,10 @@ def search(words: str) -> list[dict[str, Any]]:
         raise LoadError(
             f"the hub failed to search ({error.response.status_code}): try again later"
         ) from error
+    except ValueError as error:
+        raise LoadError(
+            f"{constants.ENDPOINT} answers as no hub does: does this network want you to log in first?"
+        ) from error
     except TransportError as error:
         raise LoadError(
             f"{constants.ENDPOINT} cannot be reached: check the network ({type(error).__name__})"

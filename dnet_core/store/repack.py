@@ -21,6 +21,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def find_layer(path: Path, source: str) -> LayerFile | None:
         tensors = parse_header(header, path.name, size_bytes, str(path))
         metadata = json.loads(header)["__metadata__"]
         checksum, made_from = int(metadata["crc32"]), metadata["source"]
-    except (OSError, LoadError, KeyError, ValueError):
+    except (OSError, LoadError, KeyError, ValueError, TypeError):
         return None
     start = PREFIX_BYTES + len(header)
     if made_from != source or max((t.stop for t in tensors.values()), default=0) != size_bytes:
@@ -286,13 +287,15 @@ class LayerReader:
 
 
 def cached_layers() -> tuple[CachedLayers, ...]:
-    """What the cache directory holds, one entry for each checkpoint, by model. Blocks on the disk."""
+    """What the cache directory holds, one entry for each checkpoint, by model. Blocks on the disk.
+
+    Raises LoadError when a folder cannot be read.
+    """
     root = paths().cache / "layers"
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         files = sorted(folder.glob("layer-*.safetensors"))
-        size_bytes = sum(_status(path).st_size for path in folder.iterdir())
-        found.append(CachedLayers(_model_of(files), folder, len(files), size_bytes))
+        found.append(CachedLayers(_model_of(files), folder, len(files), _size_bytes(folder)))
     return tuple(sorted(found, key=lambda layers: (layers.model, str(layers.folder))))
 
 
@@ -310,13 +313,25 @@ def clear_layers() -> int:
     return sum(layers.size_bytes for layers in found)
 
 
+def _size_bytes(folder: Path) -> int:
+    """What the files of `folder` take; a shard that writes at this moment renames and removes some."""
+    total = 0
+    try:
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+    except OSError as error:
+        raise LoadError(f"{folder} cannot be read: {error.strerror}") from error
+    return total
+
+
 def _model_of(files: list[Path]) -> str:
     for path in files:
         try:
             with path.open("rb") as file:
                 length = header_bytes_of(file.read(PREFIX_BYTES), _status(path).st_size, str(path))
                 return str(json.loads(file.read(length))["__metadata__"]["model"])
-        except (OSError, LoadError, KeyError, ValueError):
+        except (OSError, LoadError, KeyError, ValueError, TypeError, RecursionError):
             continue
     return "(unfinished)"
 

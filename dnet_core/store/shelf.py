@@ -114,8 +114,8 @@ def _partial(note: Path) -> ModelEntry | None:
     """What a note promises and the disk holds; None for a note that means nothing."""
     try:
         told = json.loads(note.read_text(encoding="utf-8"))
-        hub_id, total_bytes = parse_hub_id(told["model"]), int(told["total_bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        hub_id, total_bytes = parse_hub_id(str(told["model"])), int(told["total_bytes"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if hub_id is None:
         return None
@@ -136,7 +136,7 @@ def _partial(note: Path) -> ModelEntry | None:
 def _config(directory: Path) -> dict[str, object]:
     try:
         config = json.loads((directory / CONFIG_NAME).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict):
         return {}

@@ -39,6 +39,8 @@ class Hub:
     gated: set[str] = field(default_factory=set)  # need the token
     token: str = "let-me-in"
     broken_status: int | None = None  # answers everything so
+    ignores_ranges: bool = False
+    is_login_page: bool = False  # as the network of a hotel answers, whatever is asked
     stall_after_bytes: int | None = None  # of a content, then silence until `resume` is set
     resume: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
@@ -71,6 +73,8 @@ def running_hub() -> Iterator[Hub]:
 
         def _serve(self) -> None:
             hub.requests.append((self.command, self.path, self.headers.get("Range")))
+            if hub.is_login_page:
+                return self._send(b"<html>Welcome</html>", "text/html")
             if self.path.startswith("/api/models?"):
                 return self._send_found()
             api, file = _API.match(self.path), _FILE.match(self.path)
@@ -116,9 +120,11 @@ def running_hub() -> Iterator[Hub]:
             self._send_json({"id": repository, "sha": COMMIT, "siblings": siblings})
 
         def _send_json(self, value: object) -> None:
-            body = json.dumps(value).encode()
+            self._send(json.dumps(value).encode(), "application/json")
+
+        def _send(self, body: bytes, kind: str) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -126,7 +132,8 @@ def running_hub() -> Iterator[Hub]:
         def _send_file(self, path: Path) -> None:
             content = path.read_bytes()
             start, stop = 0, len(content)
-            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            asked = "" if hub.ignores_ranges else self.headers.get("Range", "")
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
             if span:
                 start, stop = int(span[1]), min(int(span[2] or stop) + 1, stop) if span[2] else stop
             self.send_response(206 if span else 200)

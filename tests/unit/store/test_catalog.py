@@ -13,7 +13,7 @@ from mlx_lm import generate, load
 
 from dnet_core.errors import UnknownModel
 from dnet_core.settings import paths
-from dnet_core.store.catalog import SAMPLE_ID, ModelKind, list_local, resolve
+from dnet_core.store.catalog import SAMPLE_ID, ModelKind, list_local, read_headers, resolve
 from dnet_core.store.checkpoint import read_checkpoint
 from tests.tiny_models import write_tiny_model
 from tests.unit.store.test_gguf import Made
@@ -29,6 +29,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ignore(_done_bytes: int, _total_bytes: int) -> None:
     """A progress listener that does not listen."""
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "a" * 300, "a/" * 3000, "a\0b"])
+async def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
+    for ask in (resolve(name, ignore), read_headers(name)):
+        with pytest.raises(UnknownModel):
+            await ask
+
+
+async def test_a_file_in_place_of_the_hubs_cache_is_no_model(home: Path) -> None:
+    (home / "hf").write_text("not a folder")
+    assert [model.kind for model in list_local()] == [ModelKind.SAMPLE]
 
 
 async def test_the_sample_is_imported_once_and_answers_paris() -> None:

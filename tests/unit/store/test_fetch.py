@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from dnet_core.errors import LoadError, RequestError, UnknownModel, UnsupportedModel
 from dnet_core.store.catalog import ModelKind, list_local, resolve
 from dnet_core.store.checkpoint import read_checkpoint
-from dnet_core.store.fetch import HubId, fetch, fetch_headers, parse_hub_id
+from dnet_core.store.fetch import HubId, fetch, fetch_headers, parse_hub_id, search_hub
 from dnet_core.store.hub import is_wanted
 from tests.unit.store.hub_server import COMMIT, Hub, in_one_large_file
 
@@ -146,6 +146,29 @@ async def test_long_headers_take_a_second_range(hub: Hub) -> None:
     assert checkpoint.tensors == read_checkpoint(file.parent).tensors
     spans = [span for name, span in hub.contents() if name == file.name]
     assert spans == ["bytes=0-99999", f"bytes=100000-{8 + len(text) - 1}"]
+
+
+@pytest.mark.parametrize("filler", [10, 150_000], ids=["one request", "two requests"])
+async def test_a_hub_without_ranges_is_not_asked_for_all_the_weights(hub: Hub, filler: int) -> None:
+    """It begins to send the whole file and never ends: what is needed has come long before."""
+    in_one_large_file(hub)
+    file = hub.repositories[MODEL.repository] / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length]) | {"__metadata__": {"filler": "x" * filler}}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    hub.ignores_ranges, hub.stall_after_bytes = True, 2**20
+    async with asyncio.timeout(20):
+        checkpoint = await fetch_headers(MODEL)
+    assert checkpoint.tensors == read_checkpoint(file.parent).tensors
+
+
+async def test_a_login_page_in_the_way_is_told(hub: Hub) -> None:
+    hub.is_login_page = True
+    for attempt in (fetch(MODEL, ignore), fetch_headers(MODEL), search_hub("llama")):
+        with pytest.raises(LoadError, match="want you to log in first"):
+            await attempt
 
 
 async def test_an_unknown_model_is_told(hub: Hub) -> None:

@@ -200,6 +200,8 @@ def test_what_is_kept_is_listed_and_cleared(path: Path) -> None:
     assert [(c.model, c.num_layers) for c in found] == [("another", 1), ("some/model", 2)]
     size = layer_path(path.parent, 7).stat().st_size
     assert [c.size_bytes for c in found] == [size, 2 * size]
+    (found[0].folder / "layer-0003.safetensors.tmp").symlink_to("renamed a moment ago")
+    assert cached_layers() == found
     assert clear_layers() == 3 * size
     assert cached_layers() == ()
 

@@ -42,6 +42,16 @@ async def test_what_was_fetched_is_listed_and_can_be_deleted(hub: Hub) -> None:
     assert blob_bytes() == 0
 
 
+@pytest.mark.parametrize(
+    "note", ["", "[]", '{"model": 5, "total_bytes": 1}', '{"model": "a/b", "total_bytes": 1e999}']
+)
+async def test_a_note_that_means_nothing_is_passed_over(hub: Hub, note: str) -> None:
+    folder = paths().cache / "downloads"
+    folder.mkdir(parents=True)
+    (folder / "a--b@main.json").write_text(note)
+    assert [entry.id for entry in shelf.entries()] == [SAMPLE_ID]
+
+
 async def test_an_interrupted_fetch_is_shown_with_what_it_has(hub: Hub) -> None:
     """As after a restart: only the disk tells."""
     in_one_large_file(hub)
