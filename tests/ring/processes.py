@@ -89,10 +89,28 @@ class HeadProcess:
 
 @asynccontextmanager
 async def head_process(
-    model: Path, targets: tuple[str, ...], prompt: tuple[int, ...]
+    model: Path,
+    targets: tuple[str, ...],
+    prompt: tuple[int, ...],
+    *,
+    ends: tuple[int, ...] = (3, 5),
+    num_buffers: int = 0,
+    chunk_tokens: int = 4,
 ) -> AsyncIterator[HeadProcess]:
-    """A head that loads `model` over the shards at `targets` and answers `prompt`, until the block ends."""
-    job = json.dumps({"model": str(model), "targets": targets, "prompt": prompt})
+    """A head that loads `model` over the shards at `targets` and answers `prompt`, until the block ends.
+
+    Windows end at `ends`; all layers are streamed through `num_buffers` buffers each, none when that is 0.
+    """
+    job = json.dumps(
+        {
+            "model": str(model),
+            "targets": targets,
+            "prompt": prompt,
+            "ends": ends,
+            "num_buffers": num_buffers,
+            "chunk_tokens": chunk_tokens,
+        }
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.ring.head_process", job, stdout=PIPE
     )

@@ -182,6 +182,19 @@ def test_the_request_has_the_models_format_and_arithmetic(
     assert flops == pytest.approx(model.layers[0].flops_per_token, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("layer_bytes", "expected"),
+    [(1, 1 << 20), (5_000_000, 5_013_504), (16384 * 306, 16384 * 306), (1 << 30, 32 << 20)],
+)
+def test_the_disk_is_read_by_layers(layer_bytes: int, expected: int, tmp_path: Path) -> None:
+    """Whole pages of a middle layer, within what a disk shows at all."""
+    checkpoint = read_checkpoint(write_tiny_model("llama", tmp_path / "model"))
+    model = profile_model(checkpoint)
+    layers = tuple(replace(layer, weight_bytes=layer_bytes) for layer in model.layers)
+    request = request_for(replace(model, layers=layers), checkpoint.config, 512)
+    assert request.disk_read_size_bytes == expected
+
+
 def test_every_format_of_a_mixed_model_is_measured(tmp_path: Path) -> None:
     untied = {"tie_word_embeddings": False}
     directory = write_tiny_model("llama", tmp_path / "model", quantize="mixed", overrides=untied)
