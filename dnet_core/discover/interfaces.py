@@ -129,9 +129,11 @@ async def network_changes(
         seen = _hosts_by_interface()
         ahead_s = clock() - time.monotonic()
         yield await _named_media(seen)
-        while (  # noqa: ASYNC110 - nothing to wait for: see above
-            _hosts_by_interface() == seen and clock() - time.monotonic() - ahead_s < WAKE_GAP_S
-        ):
+        while True:
+            now_ahead_s = clock() - time.monotonic()
+            if _hosts_by_interface() != seen or now_ahead_s - ahead_s >= WAKE_GAP_S:
+                break
+            ahead_s = now_ahead_s  # from look to look: a clock that was set back must not hide a sleep
             await asyncio.sleep(poll_s)
 
 

@@ -184,7 +184,8 @@ class Discovery:
         """Steady while it answers; at once after the first miss, then ever slower up to a bound."""
         if misses == 0:
             return self._pace.probe_s
-        return min(self._pace.retry_max_s, self._pace.probe_s / 8 * 2.0 ** (misses - 1))
+        doublings = min(misses - 1, 16)  # a target may be away for days: 2.0 ** 1024 is no number any more
+        return min(self._pace.retry_max_s, self._pace.probe_s / 8 * 2.0**doublings)
 
     async def _ask(self, target: StaticTarget) -> tuple[Sighting | None, str]:
         """Ask a target what it is; (None, why) when it does not answer."""

@@ -101,7 +101,9 @@ def merge(sightings: Iterable[Sighting], member: Membership) -> dict[str, Peer]:
         peer = _one_peer(by_id[shard_id], member)
         if peer.name in peers:
             reason = f"another shard is called '{peer.name}' too: start it with another --name"
-            peer = replace(peer, name=f"{peer.name} ({shard_id[:6]})", cannot_join=reason)
+            names = (f"{peer.name} ({shard_id[:digits]})" for digits in range(6, len(shard_id)))
+            free = next((name for name in names if name not in peers), f"{peer.name} ({shard_id})")
+            peer = replace(peer, name=free, cannot_join=reason)
         peers[peer.name] = peer
     return peers
 

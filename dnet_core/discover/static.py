@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,9 +22,12 @@ from dnet_core.errors import StartError
 from dnet_core.types.devices import grpc_target
 
 DEFAULT_GRPC_PORT = 58081
-MAX_WORD_BYTES = 190  # a host name without its port
+MAX_WORD_BYTES = 180  # a host name without its port: with it, it fits what a shard may be called
 
-_TARGET = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_TARGET = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?"
+)
+_NAME = re.compile(r"[^\s:\[\]/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class StaticTarget:
         for word in (self.host, self.name or "-"):
             if not word or not word.isprintable() or len(word.encode()) > MAX_WORD_BYTES:
                 raise ValueError(f"not a host or a name: {word!r}")
+        if not (_NAME.fullmatch(self.host) or _is_ipv6(self.host)):
+            hint = ": its port goes into 'grpc_port'" if self.host.count(":") == 1 else ""
+            raise ValueError(f"'{self.host}' is not a host name or an IP address{hint}")
         if not 0 < self.grpc_port < 65536:
             raise ValueError(f"{self.grpc_port} is not a port: use 1 to 65535")
 
@@ -45,6 +52,13 @@ class StaticTarget:
     def target(self) -> str:
         """`host:port`, as gRPC wants it."""
         return grpc_target(self.host, self.grpc_port)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 class _HostEntry(BaseModel):
@@ -124,7 +138,9 @@ def _parse_json(text: str, path: Path) -> Iterator[tuple[int, StaticTarget]]:
         entries = _HOSTFILE.validate_json(text)
     except json.JSONDecodeError as error:
         raise StartError(f"{path}:{error.lineno}: {error.msg}") from error
-    except ValidationError as error:
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):  # a number of thousands of digits, brackets without end
+            raise StartError(f"{path}: it is no list of hosts: {error}") from error
         first = error.errors()[0]
         index, *field = first["loc"] or (0,)
         what = "".join(f"{part}: " for part in field)

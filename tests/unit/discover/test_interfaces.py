@@ -133,6 +133,28 @@ async def test_waking_up_is_a_change() -> None:
         assert await waiting == first
 
 
+async def test_waking_up_after_the_clock_was_set_back_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = asyncio.Event()
+
+    def addresses() -> dict[str, object]:
+        looked.set()
+        return {}
+
+    monkeypatch.setattr("psutil.net_if_addrs", addresses)
+    offset_s = 0.0
+    changes = network_changes(0.01, clock=lambda: time.time() + offset_s)
+    await anext(changes)
+    waiting = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    offset_s = -3600.0
+    for _ in range(2):  # the second look has taken note of the first
+        looked.clear()
+        await looked.wait()
+    offset_s += 2 * WAKE_GAP_S
+    async with asyncio.timeout(5):
+        await waiting
+
+
 async def test_addresses_that_come_are_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """psutil's answer is the one thing here that cannot be changed without root; tests/net changes it."""
     changes = network_changes(0.01)

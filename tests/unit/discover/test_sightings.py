@@ -108,6 +108,13 @@ def test_two_shards_with_one_name_stay_two() -> None:
     assert "another --name" in str(peers["studio (id-1)"].cannot_join)
 
 
+def test_none_of_many_with_one_name_is_hidden_by_another() -> None:
+    """Whoever will not say who it is has an id by its address: these begin alike."""
+    route = ("10.0.0.5", Medium.ETHERNET, Medium.ETHERNET)
+    strangers = [replace(STUDIO, id=f"static-10.0.0.{i}:58081") for i in range(4)]
+    assert len(merge([seen(stranger, route) for stranger in strangers], HOME)) == 4
+
+
 media = st.sampled_from(Medium)
 routes = st.builds(
     Route,

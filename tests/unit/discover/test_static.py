@@ -24,6 +24,7 @@ from dnet_core.errors import StartError
         ("[2001:db8::7]:65535", "2001:db8::7", 65535, "[2001:db8::7]:65535"),
         ("[::1]", "::1", DEFAULT_GRPC_PORT, f"[::1]:{DEFAULT_GRPC_PORT}"),
         ("[fe80::1%en5]:7000", "fe80::1%en5", 7000, "[fe80::1%en5]:7000"),
+        ("[fe80::1%eth0.7]:7000", "fe80::1%eth0.7", 7000, "[fe80::1%eth0.7]:7000"),
     ],
 )
 def test_peer_option(text: str, host: str, port: int, target: str) -> None:
@@ -85,6 +86,9 @@ def test_json_hostfile(tmp_path: Path, name: str) -> None:
         ("h.json", '[\n {"host": "a"},\n {"host": "a"}\n]', 3, "there twice"),
         ("h.json", '[\n {"host": "a"},\n {"host" "b"}\n]', 3, "delimiter"),
         ("h.json", '{"host": "a"}', 1, "valid array"),
+        ("h.json", '[\n {"host": "a"},\n {"host": "10.0.0.5:58081"}\n]', 3, "its port goes into 'grpc_port'"),
+        ("h.json", '[\n {"host": "[::1]"}\n]', 2, "'[::1]' is not a host name or an IP address"),
+        ("hosts", "10.0.0.5\n[::::]:1\n", 2, "'::::' is not a host name or an IP address"),
     ],
 )
 def test_mistakes_in_hostfiles(tmp_path: Path, name: str, text: str, line: int, says: str) -> None:
@@ -103,6 +107,13 @@ def test_hostfiles_that_are_not_there_or_name_nobody(tmp_path: Path) -> None:
     empty.write_text("# nobody yet\n")
     with pytest.raises(StartError, match="names no host"):
         read_hostfile(empty)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"host": "a", "grpc_port": ' + "9" * 5000 + "}]"])
+def test_json_beyond_all_measure_is_refused_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.json").write_text(text)
+    with pytest.raises(StartError, match=r"h\.json"):
+        read_hostfile(tmp_path / "h.json")
 
 
 def test_json_host_with_escape_sequences_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.pace import PACE, Pace
 from dnet_core.discover.peers import Discovery, PeerChange, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
-from dnet_core.discover.static import StaticTarget
+from dnet_core.discover.static import MAX_WORD_BYTES, StaticTarget
 from dnet_core.errors import ProtocolError, TrustError
 from dnet_core.types.devices import PeerSource
 from tests.net.discovery_process import describe, serve
@@ -120,6 +120,22 @@ async def test_an_error_in_the_question_itself_is_not_swallowed() -> None:
         async with watching(StaticTarget("127.0.0.1", 1), ask=broken) as changes:
             await anext(changes)
     assert raised.group_contains(ZeroDivisionError)
+
+
+async def test_a_stranger_with_a_long_name_is_shown_too() -> None:
+    async def refuse(target: str) -> Announcement:
+        raise TrustError("wrong cluster key")
+
+    host = "a" * MAX_WORD_BYTES
+    async with watching(StaticTarget(host, 65535), ask=refuse) as changes:
+        assert (await seen(changes)).peer.name == f"{host}:65535"
+
+
+def test_a_target_that_is_away_for_days_is_still_asked() -> None:
+    discovery = Discovery(MEMBER, describe, mdns_enabled=False)
+    pauses_s = [discovery._pause_s(misses) for misses in range(1, 5000)]
+    assert pauses_s == sorted(pauses_s)
+    assert pauses_s[-1] == PACE.retry_max_s
 
 
 def test_the_promised_bounds() -> None:
