@@ -32,7 +32,7 @@ from dnet_core.events import (
 )
 from dnet_core.files import replace_text
 from dnet_core.planning import Prepared
-from dnet_core.types.plan import DeviceAccuracy, DeviceReason, Prediction
+from dnet_core.types.plan import DeviceAccuracy, DeviceReason
 from dnet_core.types.ring import RingPlan
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,9 @@ class Accuracy:
         self._path = path
         self._ratios = _read(path)
         self._prepared: Prepared | None = None
-        self._prediction: Prediction | None = None  # of what is loaded; None: nobody predicted that
+        self._serving: Prepared | None = (
+            None  # what is loaded, as it was planned; None: nobody predicted that
+        )
         self._alone: str | None = None  # the session whose laps count: no other has run beside it
         self._live: dict[str, int] = {}  # prompt tokens of every session
         self._laps: list[LapMeasured] = []
@@ -75,7 +77,7 @@ class Accuracy:
             case ModelLoaded(plan=plan) | Recovered(plan=plan):
                 self._begin(plan)
             case ModelUnloaded() | RingLost():
-                self._prediction = self._alone = None
+                self._serving = self._alone = None
             case SessionStarted(session=session, prompt_tokens=prompt_tokens):
                 self._alone = None if self._live else session
                 self._live[session] = prompt_tokens
@@ -94,13 +96,14 @@ class Accuracy:
 
     def _begin(self, plan: RingPlan) -> None:
         known = self._prepared is not None and self._prepared.solution.plan == plan
-        self._prediction = self._prepared.solution.prediction if self._prepared and known else None
+        self._serving = self._prepared if known else None
         self._alone = None
 
     def _compare(self) -> PredictionCompared | None:
-        prepared, prediction = self._prepared, self._prediction
-        if prepared is None or prediction is None or len(self._laps) < MIN_LAPS:
+        prepared = self._serving  # not the plan made last: another model may have been planned meanwhile
+        if prepared is None or len(self._laps) < MIN_LAPS:
             return None
+        prediction = prepared.solution.prediction
         devices = tuple(
             DeviceAccuracy(
                 device.peer,

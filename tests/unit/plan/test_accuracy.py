@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_what_says_nothing_is_not_compared(tmp_path: Path) -> None:
     other = small_request(3, 1.5)
     accuracy.hear(ModelLoaded(solve(other).plan, 1.0))
     assert answer(accuracy, plan, 1.0) is None, "what is loaded is not what was planned last"
+
+
+def test_a_plan_for_another_model_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    """As the plan view and /v1/prepare_topology make them, of devices that do not serve."""
+    accuracy, plan = Accuracy(tmp_path / "accuracy.json"), prepared()
+    accuracy.remember(plan)
+    accuracy.hear(ModelLoaded(plan.solution.plan, 1.0))
+    newcomer = replace(plan.request.devices[0], peer="newcomer", fingerprint="newcomer")
+    request = replace(plan.request, devices=(newcomer,), links=())
+    other = Prepared(
+        "another/model", request, solve(replace(request, context_tokens=1024)), one_machine=False
+    )
+    accuracy.remember(other)
+    compared = answer(accuracy, plan, 1.25)
+    assert compared is not None
+    assert compared.model == plan.model
+    assert accuracy.remember(other) == other
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": {"b": -1}}', '{"a": {"b": "x"}}', "\xff"])
