@@ -100,7 +100,7 @@ async def resolve(host: str) -> str | None:
         return host
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter: "mac..local", or a part of more than 63 characters
         return None
     return str(found[0][4][0])
 

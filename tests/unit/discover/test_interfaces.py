@@ -118,6 +118,8 @@ async def test_names_are_resolved() -> None:
     assert await resolve("localhost") in ("127.0.0.1", "::1")
     assert await resolve("10.1.2.3") == "10.1.2.3"
     assert await resolve("no such host.invalid") is None
+    assert await resolve("mac..local") is None
+    assert await resolve("a" * 70) is None
 
 
 async def test_waking_up_is_a_change() -> None:
