@@ -22,7 +22,7 @@ from dnet_core.store import shelf
 from dnet_core.store.catalog import read_headers
 from dnet_core.store.fetch import fetch, parse_hub_id, search_hub
 from dnet_core.tasks import TaskScope
-from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, TooBig
+from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_core.types.plan import Solution, SolveRequest
 from dnet_core.types.profiles import (
     DeviceProfile,
@@ -78,6 +78,10 @@ class Library:
     async def here(self) -> tuple[ModelEntry, ...]:
         """Models on this machine, whole or partly. Raises LoadError when the disk cannot be read."""
         return await asyncio.to_thread(shelf.entries)
+
+    async def room(self) -> Room:
+        """What is free where models are put. Raises LoadError when the disk cannot be read."""
+        return await asyncio.to_thread(shelf.room)
 
     async def well_known(self) -> tuple[ModelEntry, ...]:
         """A good model of every size, small to large; no network is used."""

@@ -14,6 +14,7 @@ from dnet_core.types.generation import (
     TokenText,
 )
 from dnet_tui.chat import Answering, Failed, Finished, Phase, Reading, Recovering, Reply, Stopped, Thought
+from dnet_tui.units import seconds_text
 
 
 class LiveAnswer:
@@ -30,6 +31,7 @@ class LiveAnswer:
         self._last_position = -1
         self._num_tokens = 0
         self._phase: Phase = Reading(0, None, None)
+        self._notes: tuple[str, ...] = ()
 
     def hear(self, event: GenerationEvent) -> None:
         match event:
@@ -39,7 +41,8 @@ class LiveAnswer:
                 self._take(event)
             case Paused(peer=lost):
                 self._phase = Recovering(lost, self._num_tokens)
-            case Resumed():
+            case Resumed(peers=peers, seconds=seconds):
+                self._notes += (self._moved_text(peers, seconds),)
                 self._phase = Reading(0, None, None)
             case GenerationDone():
                 self._phase = Finished(event)
@@ -57,7 +60,7 @@ class LiveAnswer:
         thought = None
         if self._num_thought_tokens:
             thought = Thought(self._thought, self._num_thought_tokens, self._thought_s)
-        return Reply(self._text, self._phase, thought)
+        return Reply(self._text, self._phase, thought, self._notes)
 
     @property
     def speeds(self) -> tuple[float | None, float | None]:
@@ -72,6 +75,13 @@ class LiveAnswer:
                 return last.ttft_s, last.tokens_per_s
             case _:
                 return None, None
+
+    def _moved_text(self, peers: tuple[str, ...], seconds: float) -> str:
+        """`air left after 84 tok; placed anew on studio, mini · 3.1 s later`."""
+        assert isinstance(self._phase, Recovering), "the ring was lost before it came back"
+        where = ", ".join(peers)
+        left = f"{self._phase.lost} left after {self._phase.num_tokens} tok"
+        return f"{left}; placed anew on {where} · went on after {seconds_text(seconds)}"
 
     def _take(self, event: TokenText) -> None:
         now_s = self._clock()

@@ -19,7 +19,6 @@ from textual import on, work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.dom import DOMNode
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.timer import Timer
@@ -32,23 +31,33 @@ from dnet_core.types.plan import Solution
 from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
-from dnet_tui.keys import EVERYWHERE
+from dnet_tui.holders import Holders, hold
+from dnet_tui.keys import EVERYWHERE, Owner
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
-from dnet_tui.screens.plan import PlanScreen
-from dnet_tui.service_app import ServiceApp, Services
+from dnet_tui.service_app import Services
 from dnet_tui.serving import EndpointState
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
-from dnet_tui.widgets.device_list import DeviceList
-from dnet_tui.widgets.layer_strip import LayerStrip
+from dnet_tui.widgets.key_bar import Hint, KeyBar
+from dnet_tui.widgets.layer_strip import BLINK_S, LayerStrip
 from dnet_tui.widgets.status_line import StatusLine
 from dnet_tui.work import work_on
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
 _CANCELLED = "loading was cancelled: ctrl+o chooses a model, ctrl+r loads this one"
+_NARROW_KEYS = (
+    Hint("app.help", "help"),
+    Hint("chat.stop", "stop"),
+    Hint("model.pick", "model"),
+    Hint("app.cluster", "cluster"),
+    Hint("chat.new", "new"),
+    Hint("app.quit", "quit"),
+    Hint("chat.history", "history"),
+)
+"""What stands below the prompt where the footer has no room, as far as there is room for it."""
 
 
 class DnetApp(PlanApp):
@@ -56,8 +65,8 @@ class DnetApp(PlanApp):
 
     CSS_PATH = "styles/app.tcss"
     TITLE = "dnet"
-    HORIZONTAL_BREAKPOINTS = [(0, "-w0"), (40, "-w40"), (60, "-w60"), (120, "-w120"), (160, "-w160")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-h0"), (10, "-h10"), (16, "-h16"), (30, "-h30")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(width, f"-w{width}") for width in (0, 40, 60, 80, 120, 160)]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(height, f"-h{height}") for height in (0, 10, 16, 30)]  # noqa: RUF012
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
@@ -84,6 +93,7 @@ class DnetApp(PlanApp):
         self._asked_to_cancel = False
         self._keeper: Worker[None] | None = None
         self._seen = ClusterView()  # the newest view; `self.view` is the one on the screen
+        self._holders: Holders = {}
         self._is_loading = False
         self._spin = 0
         self._ticker: Timer | None = None
@@ -107,6 +117,7 @@ class DnetApp(PlanApp):
             yield self.conversation
             yield self._side
         yield Footer(compact=True)
+        yield KeyBar(*_NARROW_KEYS, rows=1, id="narrow-keys")
 
     def on_mount(self) -> None:
         self.conversation.prompt.focus()
@@ -168,6 +179,8 @@ class DnetApp(PlanApp):
         self._fold(event)
 
     def _fold(self, event: Event) -> None:
+        loading = self._seen.model.plan.model if isinstance(self._seen.model, Loading) else None
+        self._holders = hold(self._holders, event, loading)
         self._seen = fold(self._seen, event, self._timing.clock())
         self.work_in_hand = work_on(self.work_in_hand, event, self._timing.clock())
         self._view_pace.ask()
@@ -289,8 +302,7 @@ class DnetApp(PlanApp):
 
     def _show_work(self) -> None:
         self._status.work = self.work_in_hand
-        loaded = self.view.plan.model if isinstance(self.view.model, Ready) and self.view.plan else None
-        self.tell_librarian(loaded, frozenset(device.peer.name for device in self.view.here))
+        self.tell_librarian(self.view, self._holders)
 
     def show_endpoint(self, state: EndpointState) -> None:
         self._status.endpoint = state
@@ -299,6 +311,7 @@ class DnetApp(PlanApp):
         self._status.speeds = speeds
 
     def _show_answering(self, is_answering: bool) -> None:
+        self._side.answers.is_chatting = is_answering
         self._sync_ticker()
         if not is_answering:
             self.call_after_refresh(self._clear_away)
@@ -323,6 +336,7 @@ class DnetApp(PlanApp):
             self._status.spin = self._spin
             self.tick_picker()
         self.conversation.spin = self._spin
+        self._strip.is_dimmed = int(self._timing.clock() / BLINK_S) % 2 == 1
 
     # --- keys -------------------------------------------------------------------------------------------
 
@@ -337,20 +351,11 @@ class DnetApp(PlanApp):
             return
         (self._devices.scroll_page_up if direction < 0 else self._devices.scroll_page_down)(animate=False)
 
-    def key_owners(self) -> Iterable[tuple[str, type[DOMNode]]]:
-        everywhere, *rest = super().key_owners()
-        return (
-            everywhere,
-            (EVERYWHERE, ServiceApp),
-            (EVERYWHERE, PlanApp),
-            (EVERYWHERE, DnetApp),
-            *rest,
-            ("in the strip", LayerStrip),
-            ("in the devices", DeviceList),
-            ("in the activity log", ActivityLog),
-            ("in the activity log", LogView),
-            ("in the plan", PlanScreen),
-        )
+    def key_owners(self) -> Iterable[Owner]:
+        yield from super().key_owners()
+        yield Owner(EVERYWHERE, DnetApp)
+        yield Owner("in the activity log", ActivityLog)
+        yield Owner("in the activity log", LogView)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.personal_commands()

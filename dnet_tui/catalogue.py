@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, TooBig
-from dnet_tui.units import bytes_text
+from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
+from dnet_tui.holders import Arrival, Holders, Part
+from dnet_tui.units import bytes_text, progress_bytes_text
 from dnet_tui.work import Transfer
 
 _GOOD_BYTES = (1.5e9, 8e9)
@@ -26,8 +27,16 @@ class Row:
 
     entry: ModelEntry
     fit: ModelFit | Unknown | None
-    transfer: Transfer | None
+    transfer: Transfer | None  # a download to this machine, beside everything else
     is_loaded: bool
+    arrival: Arrival | None = None  # while it is being loaded
+
+    @property
+    def missing_bytes(self) -> int | None:
+        """What would have to be fetched to this machine; None while its size is not known."""
+        if self.entry.is_here:
+            return 0
+        return None if self.size_bytes is None else max(0, self.size_bytes - self.entry.here_bytes)
 
     @property
     def size_bytes(self) -> int | None:
@@ -60,6 +69,12 @@ class Catalogue:
     fits: Mapping[str, ModelFit | Unknown] = field(default_factory=dict)
     transfers: Mapping[str, Transfer] = field(default_factory=dict)
     loaded: str | None = None
+    arrival: Arrival | None = None
+    holders: Holders = field(default_factory=dict)
+    local: tuple[str, ...] = ()
+    """The devices of this machine; what is here they have."""
+    remote: tuple[str, ...] = ()
+    room: Room | None = None
     is_measuring: bool = False
 
     def sections(self, wanted: str = "") -> tuple[Section, ...]:
@@ -79,14 +94,22 @@ class Catalogue:
     def _rows(self, entries: tuple[ModelEntry, ...], wanted: str, known: set[str]) -> tuple[Row, ...]:
         words = wanted.lower().split()
         rows = (
-            Row(entry, self.fits.get(entry.id), self.transfers.get(entry.id), entry.id == self.loaded)
+            Row(
+                entry,
+                self.fits.get(entry.id),
+                self.transfers.get(entry.id),
+                entry.id == self.loaded,
+                self.arrival if self.arrival is not None and self.arrival.model == entry.id else None,
+            )
             for entry in entries
             if entry.id not in known and all(word in entry.id.lower() for word in words)
         )
         return tuple(sorted(rows, key=_order))
 
     def preselected(self) -> str | None:
-        """What is loaded, else the smallest good model that fits; None while nothing is known."""
+        """What is loaded or will be, else the smallest good model that fits; None while nothing is known."""
+        if self.arrival is not None:
+            return self.arrival.model
         if self.loaded is not None:
             return self.loaded
         rows = [row for section in self.sections() for row in section.rows]
@@ -112,8 +135,8 @@ def _rank(fit: ModelFit | Unknown | None) -> int:
             return 2
 
 
-def fit_text(fit: ModelFit | Unknown | None) -> str:
-    """`fits · 22.4 tok/s`, `streams 12 layers · 0.6 tok/s`, `too big: 31 GB are missing`."""
+def fit_text(fit: ModelFit | Unknown | None, *, is_short: bool = False) -> str:
+    """`fits · 22.4 tok/s`, `streams 12 layers · 0.6 tok/s`, `too big: 31 GB short`."""
     match fit:
         case None:
             return "…"
@@ -124,7 +147,8 @@ def fit_text(fit: ModelFit | Unknown | None) -> str:
         case Fits(num_streamed=0):
             return f"fits · {speed_text(fit.tokens_per_s)}"
         case Fits(num_streamed=streamed):
-            return f"streams {streamed} layers · {speed_text(fit.tokens_per_s)}"
+            layers = "" if is_short else " layers"
+            return f"streams {streamed}{layers} · {speed_text(fit.tokens_per_s)}"
 
 
 def speed_text(tokens_per_s: float) -> str:
@@ -151,12 +175,52 @@ def fit_sentence(row: Row) -> str:
 
 
 def state_text(row: Row) -> str:
-    """Where the model's files are."""
+    """Where the model's files are, and what is left to fetch."""
     entry = row.entry
     if row.is_loaded:
         return "loaded"
+    if row.arrival is not None:
+        return f"{row.arrival.step} …"
     if entry.origin is ModelOrigin.PARTIAL and entry.size_bytes:
         return f"{entry.here_bytes / entry.size_bytes:.0%} fetched, goes on from there"
     if entry.is_gated:
         return "gated: accept its licence on the hub and set HF_TOKEN"
     return "on this machine" if entry.is_here else "not fetched yet"
+
+
+def holders_text(row: Row, catalogue: Catalogue) -> str:
+    """Which devices have the model; empty where this machine is the only one."""
+    if not catalogue.remote:
+        return ""
+    told = catalogue.holders.get(row.entry.id, frozenset())
+    having = [*(catalogue.local if row.entry.is_here else ()), *(n for n in catalogue.remote if n in told)]
+    unknown = [name for name in catalogue.remote if name not in told]
+    has = f"on {', '.join(having)}" if having else "on no device that is known of"
+    if not unknown:
+        return has
+    return f"{has} · {', '.join(unknown)}: fetched there when it loads, if it is missing"
+
+
+def part_text(part: Part, now_s: float) -> str:
+    """What one device does while the model is loaded: fetches, reads, or neither yet."""
+    if part.fetch is not None:
+        return f"fetches {part.fetch.text(now_s)}"
+    if part.read is None:
+        return "waits"
+    if not part.read.missing:
+        return f"has loaded {bytes_text(part.read.total_bytes)}"
+    return f"loads {part.read.text(now_s)}"
+
+
+def download_question(row: Row, room: Room | None) -> tuple[str, bool]:
+    """What a download takes and what is free, and whether it can begin."""
+    missing = row.missing_bytes
+    if room is None:
+        free = "what is free on the disk is not known"
+    else:
+        free = f"{bytes_text(room.free_bytes)} are free in {room.folder}"
+    if missing is None:
+        return f"its size is not known yet; {free}", True
+    rest = f" ({progress_bytes_text(row.entry.here_bytes, row.size_bytes or 0)} are here)"
+    need = f"{bytes_text(missing)} to fetch{rest if row.entry.here_bytes else ''}; {free}"
+    return need, room is None or missing <= room.free_bytes

@@ -72,11 +72,15 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer so far; `thought` is None for a model that does not think."""
+    """One answer so far; `thought` is None for a model that does not think.
+
+    `notes` are sentences on what happened to the ring meanwhile; they stay.
+    """
 
     text: str
     phase: Phase
     thought: Thought | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:

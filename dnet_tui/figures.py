@@ -59,6 +59,8 @@ class DeviceFigures:
     reason: str | None
     fetch: Transfer | None
     """The model's files on their way to it."""
+    read: Transfer | None
+    """Its layers on their way into memory, while the model is loaded."""
 
     @property
     def problem(self) -> str | None:
@@ -140,6 +142,7 @@ def device_figures(view: ClusterView) -> tuple[DeviceFigures, ...]:
             predicted=device_prediction(view, name),
             reason=reason_of(view, name),
             fetch=view.model.fetches.get(name) if isinstance(view.model, Loading) else None,
+            read=view.model.progress.get(name) if isinstance(view.model, Loading) else None,
         )
         for index, (name, letter) in enumerate(named.items())
     )

@@ -7,13 +7,25 @@ prompt, log  hold while that part has the focus, beside those of everywhere
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+from textual.app import App
 from textual.binding import Binding
+from textual.dom import DOMNode
 from textual.keys import format_key
 
 EVERYWHERE = "everywhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A part of the screen with keys of its own. While one that `is_over` all is open, only its own hold."""
+
+    scope: str
+    kind: type[DOMNode]
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +37,33 @@ class Key:
     title: str
     keys: str
     fixed: bool = False  # a key that this program cannot change
+    is_over: bool = False  # as of its owner
 
 
-def key_of(binding: Binding, scope: str) -> Key:
+def own_bindings(kind: type[DOMNode]) -> Iterator[Binding]:
+    """The bindings that are written down in the class `kind` itself."""
+    for binding in kind.__dict__.get("BINDINGS", ()):
+        if isinstance(binding, Binding):
+            yield binding
+
+
+def key_of(binding: Binding, owner: Owner) -> Key:
     assert binding.id is not None, "every binding has an id"
-    return Key(binding.id, scope, binding.tooltip or binding.description, binding.key)
+    title = binding.tooltip or binding.description
+    return Key(binding.id, owner.scope, title, binding.key, is_over=owner.is_over)
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """An app that knows its keys as they are now."""
+
+    def first_key(self, binding_id: str) -> str: ...
+
+
+def key_text(app: App[Any], binding_id: str) -> str:
+    """`d`, `ctrl+o`, `esc`: the first of the keys that do it now."""
+    assert isinstance(app, Keyed), "only such apps have screens with keys"
+    return keys_text(app.first_key(binding_id))
 
 
 def keys_now(key: Key, changed: Mapping[str, str]) -> str:
@@ -38,7 +72,20 @@ def keys_now(key: Key, changed: Mapping[str, str]) -> str:
 
 def keys_text(keys: str) -> str:
     """`ctrl+n`, `esc`, `home, g`."""
-    names = {"escape": "esc", "pageup": "pgup", "pagedown": "pgdn", "slash": "/", "delete": "del"}
+    names = {
+        "escape": "esc",
+        "pageup": "pgup",
+        "pagedown": "pgdn",
+        "slash": "/",
+        "delete": "del",
+        "left": "←",
+        "right": "→",
+        "up": "↑",
+        "down": "↓",
+        "minus": "-",
+        "plus": "+",
+        "equals_sign": "=",
+    }
     return ", ".join(
         names.get(k, k.upper() if k[:1] == "f" and k[1:].isdigit() else k) for k in keys.split(",")
     )
@@ -51,7 +98,8 @@ def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str
     for other in all_keys:
         if other.id == of.id:
             continue
-        shares = other.scope == of.scope or EVERYWHERE in (other.scope, of.scope)
+        apart = other.is_over or of.is_over
+        shares = other.scope == of.scope or (not apart and EVERYWHERE in (other.scope, of.scope))
         if shares and new in keys_now(other, changed).split(","):
             return f"{keys_text(new)} is taken: {other.title}"
     return None

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,7 @@ from dnet_tui.chat import ChatOverrides
 from dnet_tui.cluster import Cluster
 from dnet_tui.history import History
 from dnet_tui.main import SAMPLE_MODEL
+from dnet_tui.marker import Marker
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.preferences import load_preferences
@@ -84,7 +86,9 @@ def run_app(
         remember=partial(_write_model, chosen),
     )
     model = model or remembered or SAMPLE_MODEL
-    return _run(DnetApp(open_cluster, model, _personal(overrides, keeps_chats=True), services=services))
+    marker = Marker(paths().data / "running")
+    personal = replace(_personal(overrides, keeps_chats=True), was_killed=marker.begin())
+    return _run(DnetApp(open_cluster, model, personal, services=services), marker)
 
 
 def _read_model(path: Path) -> str | None:
@@ -176,8 +180,11 @@ class Demo(Protocol):
     def rejoin(self, name: str) -> None: ...
 
 
-def _run(app: DnetApp) -> tuple[str | None, int]:
-    if asyncio.run(_run_until_signal(app)):
+def _run(app: DnetApp, marker: Marker | None = None) -> tuple[str | None, int]:
+    hung_up = asyncio.run(_run_until_signal(app))
+    if marker is not None:
+        marker.end()
+    if hung_up:
         # The terminal is gone and the shards are stopped. Textual's input thread now reads an end of file for
         # ever and would keep the process alive, so this does not wait for it.
         os._exit(128 + signal.SIGHUP)

@@ -16,8 +16,9 @@ from textual.app import App
 from textual.worker import WorkType
 
 from dnet_core.errors import DnetError, NotReady
-from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin
+from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin, Room
 from dnet_tui.catalogue import Catalogue, Unknown
+from dnet_tui.holders import Arrival, Holders
 from dnet_tui.work import Transfer
 
 _PAUSE_S = 0.35
@@ -28,6 +29,7 @@ class Library(Protocol):
     """What the librarian needs of the cluster. Awaited methods may raise `DnetError`."""
 
     async def here(self) -> tuple[ModelEntry, ...]: ...
+    async def room(self) -> Room: ...
     async def well_known(self) -> tuple[ModelEntry, ...]: ...
     async def search(self, words: str) -> tuple[ModelEntry, ...]: ...
     async def fit(self, model: str) -> ModelFit: ...
@@ -69,13 +71,25 @@ class ModelLibrarian:
         for group in ("models-here", "models-fit", "models-search", "models-look"):
             self._app.workers.cancel_group(self._app, group)
 
-    def tell(self, loaded: str | None, transfers: Mapping[str, Transfer], devices: frozenset[str]) -> None:
-        """The loaded model, the downloads, the devices that are here."""
+    def tell_arrival(self, arrival: Arrival | None, holders: Holders) -> None:
+        """How far the model is that is being loaded, and which devices are known to have which."""
+        if (arrival, holders) != (self.catalogue.arrival, self.catalogue.holders):
+            self._set(replace(self.catalogue, arrival=arrival, holders=holders))
+
+    def tell(
+        self,
+        loaded: str | None,
+        transfers: Mapping[str, Transfer],
+        local: tuple[str, ...],
+        remote: tuple[str, ...],
+    ) -> None:
+        """The loaded model, the downloads, the devices that are here: of this machine and others."""
+        devices = frozenset((*local, *remote))
         ended = set(self.catalogue.transfers) - set(transfers)
         moved = devices != self._devices
         if moved:
             self._devices = devices
-            self._set(replace(self.catalogue, fits={}))
+            self._set(replace(self.catalogue, fits={}, local=local, remote=remote))
         settled = loaded is not None and loaded != self.catalogue.loaded
         if settled:  # devices that were busy loading can say now what they would do
             known = {model: fit for model, fit in self.catalogue.fits.items() if not isinstance(fit, Unknown)}
@@ -132,7 +146,12 @@ class ModelLibrarian:
         except DnetError as error:
             self._app.notify(str(error), severity="error")
             here = ()
-        self._set(replace(self.catalogue, here=here, well_known=await library.well_known()))
+        try:
+            room = await library.room()
+        except DnetError:
+            room = None  # the question says that it is not known
+        known = await library.well_known()
+        self._set(replace(self.catalogue, here=here, well_known=known, room=room))
         self._start(self._fit_all, "models-fit")
 
     async def _fit_all(self) -> None:

@@ -21,6 +21,10 @@ from dnet_tui.chat import ChatOverrides
 from dnet_tui.wishes import EndpointWish
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
+_REAL_DEVICES = (
+    "shards", "memory", "no_local_shard", "peer", "hostfile", "cluster", "no_mdns", "grpc_port"
+)  # fmt: skip
+"""Options that a simulated cluster could not follow."""
 _LOG_NAME = "dnet-tui.log"
 
 _EXAMPLES = f"""\
@@ -84,6 +88,15 @@ def _num_macs(text: str) -> int:
     return number
 
 
+def _given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The options about real devices that somebody has given."""
+    return [
+        "--" + name.replace("_", "-")
+        for name in _REAL_DEVICES
+        if getattr(options, name) != parser.get_default(name)
+    ]
+
+
 def chat_overrides(options: argparse.Namespace) -> ChatOverrides:
     """Read the chat's options. Raises ValueError that says which is out of range."""
     return ChatOverrides(
@@ -129,6 +142,13 @@ def main() -> NoReturn:
         examine("dnet-tui", sys.argv[2:])
     parser = options_parser()
     options = parser.parse_args()
+    if options.demo is not None:
+        given = _given(parser, options)
+        if given:
+            parser.error(
+                f"--demo shows simulated Macs and starts nothing: leave out {' and '.join(given)},"
+                " or leave out --demo"
+            )
     try:
         overrides = chat_overrides(options)
         cluster = read_cluster_options(options)

@@ -8,28 +8,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.dom import DOMNode
 
 from dnet_tui.chat import ChatSettings
 from dnet_tui.clipboard import copy_text, uses_pbcopy
 from dnet_tui.conversation import Conversation, Ring
-from dnet_tui.history import History, HistoryError
-from dnet_tui.keys import EVERYWHERE, Key, clash, key_of, keys_now
+from dnet_tui.history import ChatSummary, History, HistoryError
+from dnet_tui.keys import EVERYWHERE, Key, Owner, clash, key_of, keys_now, keys_text, own_bindings
 from dnet_tui.pace import Timing
 from dnet_tui.preferences import THEMES, Preferences, save_preferences
+from dnet_tui.screens.ask import AskScreen
 from dnet_tui.screens.chat_settings import ChatSettingsScreen
 from dnet_tui.screens.confirm import ConfirmScreen
 from dnet_tui.screens.help import HelpScreen
 from dnet_tui.screens.history import HistoryResult, HistoryScreen
 from dnet_tui.screens.settings import SettingsScreen
 from dnet_tui.widgets.chat_log import ChatLog
+from dnet_tui.widgets.form import Toggle
 from dnet_tui.widgets.prompt import Prompt
 
 _TWICE_S = 2.0
@@ -47,6 +48,8 @@ class Personal:
     preferences_path: Path | None = None
     notices: tuple[str, ...] = ()
     """What is to be said at the start, about the settings' file."""
+    was_killed: bool = False
+    """Whether the app did not end by itself the last time."""
     override: Callable[[ChatSettings], ChatSettings] = _as_they_are
     """Puts what the command line says over the settings of new chats."""
     history: History | None = None
@@ -98,13 +101,18 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     # --- what the subclass says -------------------------------------------------------------------------
 
-    def key_owners(self) -> Iterable[tuple[str, type[DOMNode]]]:
+    def key_owners(self) -> Iterable[Owner]:
         """The parts of the screen with keys of their own, each with what people call it."""
-        return (
-            (EVERYWHERE, PersonalApp),
-            ("in the prompt", Prompt),
-            ("in the chat (tab goes there)", ChatLog),
-        )
+        yield Owner(EVERYWHERE, PersonalApp)
+        yield Owner("in the prompt", Prompt)
+        yield Owner("in the chat (tab goes there)", ChatLog)
+        yield Owner("in the history", HistoryScreen, is_over=True)
+        yield Owner("in the settings", SettingsScreen, is_over=True)
+        yield Owner("in the settings of a chat", ChatSettingsScreen, is_over=True)
+        yield Owner("on a switch of the settings", Toggle, is_over=True)
+        yield Owner("in a line to write", AskScreen, is_over=True)
+        yield Owner("in a question", ConfirmScreen, is_over=True)
+        yield Owner("in this help", HelpScreen, is_over=True)
 
     def what_stops(self) -> tuple[str, ...]:
         """What quitting now would stop or lose, a sentence each; empty: quit without asking."""
@@ -134,11 +142,19 @@ class PersonalApp(App[None], inherit_bindings=False):
             self.conversation.prompt.recall_from(await history.prompts())
             if message is not None:
                 self._tell_history(message)
+            if self._personal.was_killed:
+                self._tell_recovered(await history.chats(limit=1))
             newest = await history.newest() if self.preferences.reopen_last_chat else None
             if newest is not None and not self.conversation.turns:
                 self.conversation.show(await history.read(newest))
         except HistoryError as error:
             self._tell_history(f"{error}. Chats are not saved.", severity="error")
+
+    def _tell_recovered(self, newest: tuple[ChatSummary, ...]) -> None:
+        """Say what is left of a session that was killed."""
+        key = keys_text(self.first_key("chat.history"))
+        kept = f" '{newest[0].title}' is kept as far as it was written: {key} opens it." if newest else ""
+        self._tell_history(f"dnet-tui was killed the last time.{kept}")
 
     def _tell_history(self, message: str, severity: str = "warning") -> None:
         is_error = severity == "error"
@@ -196,9 +212,18 @@ class PersonalApp(App[None], inherit_bindings=False):
     def all_keys(self) -> list[Key]:
         """Everything that keys do, with the keys that this program comes with."""
         keys = list(self.FIXED_KEYS)
-        for scope, owner in self.key_owners():
-            keys += [key_of(b, scope) for b in owner.__dict__["BINDINGS"] if isinstance(b, Binding)]
-        return keys
+        for owner in self.key_owners():
+            keys += [key_of(binding, owner) for binding in own_bindings(owner.kind)]
+        scopes = list(dict.fromkeys(key.scope for key in keys))
+        return sorted(keys, key=lambda key: (key.is_over, scopes.index(key.scope)))
+
+    def first_key(self, binding_id: str) -> str:
+        """The first of the keys that do it now."""
+        return keys_now(self._own_keys[binding_id], self.preferences.keys).split(",")[0]
+
+    @cached_property
+    def _own_keys(self) -> dict[str, Key]:
+        return {key.id: key for key in self.all_keys()}
 
     def action_help(self) -> None:
         changed = self.preferences.keys

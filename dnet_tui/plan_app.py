@@ -7,6 +7,7 @@ DnetApp      the cluster's: events, views, loading
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on, work
@@ -14,11 +15,13 @@ from textual.binding import Binding, BindingType
 
 from dnet_core.errors import DnetError
 from dnet_core.types.plan import Solution
+from dnet_tui.keys import EVERYWHERE, Owner
 from dnet_tui.screens.device import DeviceScreen
 from dnet_tui.screens.plan import PlanScreen
 from dnet_tui.service_app import ServiceApp
 from dnet_tui.state import ClusterView
 from dnet_tui.widgets.device_list import DeviceList
+from dnet_tui.widgets.layer_strip import LayerStrip
 
 PLAN_BINDINGS: list[BindingType] = [
     Binding("f12", "plan", "Plan", id="plan.open", show=False,
@@ -30,6 +33,14 @@ class PlanApp(ServiceApp):
     """Its subclass has the view and loads what was chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = PLAN_BINDINGS
+
+    def key_owners(self) -> Iterable[Owner]:
+        yield from super().key_owners()
+        yield Owner(EVERYWHERE, PlanApp)
+        yield Owner("in the strip", LayerStrip)
+        yield Owner("in the devices", DeviceList)
+        yield Owner("in the plan", PlanScreen, is_over=True)
+        yield Owner("in the view of a device", DeviceScreen, is_over=True)
 
     @property
     def newest_view(self) -> ClusterView:

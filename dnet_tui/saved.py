@@ -69,7 +69,8 @@ def _sampling_json(sampling: SamplingParams) -> Json:
 
 def _reply_json(reply: Reply) -> Json:
     thought = asdict(reply.thought) if reply.thought is not None else None
-    return {"text": reply.text, "thought": thought, "end": _end_json(reply.phase)}
+    told = {"text": reply.text, "thought": thought, "end": _end_json(reply.phase)}
+    return {**told, "notes": list(reply.notes)} if reply.notes else told
 
 
 def _reply(data: Mapping[str, Any]) -> Reply:
@@ -77,7 +78,7 @@ def _reply(data: Mapping[str, Any]) -> Reply:
     thought = None
     if told is not None:
         thought = Thought(str(told["text"]), int(told["num_tokens"]), float(told["seconds"]))
-    return Reply(str(data["text"]), _end(data["end"]), thought)
+    return Reply(str(data["text"]), _end(data["end"]), thought, tuple(map(str, data.get("notes", ()))))
 
 
 def _end_json(phase: Phase) -> Json:

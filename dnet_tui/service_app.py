@@ -21,9 +21,12 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError, PortTaken, StartError
+from dnet_core.types.devices import PeerSource
 from dnet_tui.catalogue import Catalogue
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Ring
+from dnet_tui.holders import Holders
+from dnet_tui.keys import EVERYWHERE, Owner
 from dnet_tui.librarian import Library, ModelLibrarian
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal, PersonalApp
@@ -32,7 +35,8 @@ from dnet_tui.screens.findings import DoctorScreen, Examine, LogScreen
 from dnet_tui.screens.join import JoinScreen
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served, Starting
-from dnet_tui.state import ClusterView
+from dnet_tui.state import ClusterView, Ready, arrival_of
+from dnet_tui.widgets.model_list import ModelList
 from dnet_tui.wishes import EndpointWish
 from dnet_tui.work import Work
 
@@ -106,6 +110,16 @@ class ServiceApp(PersonalApp):
         top = self.screen_stack[-1] if self.screen_stack else None
         return top if isinstance(top, kind) else None
 
+    def key_owners(self) -> Iterable[Owner]:
+        yield from super().key_owners()
+        yield Owner(EVERYWHERE, ServiceApp)
+        yield Owner("in the model picker", ModelPicker, is_over=True)
+        yield Owner("in the model picker", ModelList, is_over=True)
+        yield Owner("in the endpoint's panel", EndpointScreen, is_over=True)
+        yield Owner("where a device is added", JoinScreen, is_over=True)
+        yield Owner("in the doctor", DoctorScreen, is_over=True)
+        yield Owner("in the log", LogScreen, is_over=True)
+
     # --- models -----------------------------------------------------------------------------------------
 
     def action_models(self) -> None:
@@ -129,9 +143,14 @@ class ServiceApp(PersonalApp):
     def _library(self) -> Library | None:
         return self._cluster.library if self._cluster is not None else None
 
-    def tell_librarian(self, loaded: str | None, devices: frozenset[str]) -> None:
-        """Which model is loaded, which devices are here; the downloads it can see."""
-        self._librarian.tell(loaded, self.work_in_hand.downloads, devices)
+    def tell_librarian(self, view: ClusterView, holders: Holders) -> None:
+        """What is loaded and what is on its way, on which devices; the downloads it can see."""
+        here = [device.peer for device in view.here]
+        local = tuple(peer.name for peer in here if peer.source is PeerSource.LOCAL)
+        remote = tuple(peer.name for peer in here if peer.source is not PeerSource.LOCAL)
+        loaded = view.plan.model if isinstance(view.model, Ready) and view.plan is not None else None
+        self._librarian.tell_arrival(arrival_of(view, self.work_in_hand), holders)
+        self._librarian.tell(loaded, self.work_in_hand.downloads, local, remote)
 
     def tick_picker(self) -> None:
         """Time has passed: a transfer may have stalled."""

@@ -40,7 +40,8 @@ from dnet_core.types.devices import Peer
 from dnet_core.types.plan import DevicePrediction, Prediction, Solution, SolveRequest
 from dnet_core.types.profiles import DeviceProfile, LinkProfile
 from dnet_core.types.ring import Assignment, RingPlan
-from dnet_tui.work import Transfer, moved
+from dnet_tui.holders import Arrival, Part
+from dnet_tui.work import Step, Transfer, Work, moved
 
 NUM_RECENT_LAPS = 32
 """How many laps the means are taken over: a few seconds of decoding."""
@@ -76,20 +77,20 @@ class Fetching:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The shards are filling; `progress` is (done, total) bytes of each peer that has told."""
+    """The shards are filling; `progress` is what each peer that has told has read of its layers."""
 
     plan: RingPlan
-    progress: Mapping[str, tuple[int, int]]
+    progress: Mapping[str, Transfer]
     fetches: Mapping[str, Transfer] = field(default_factory=dict)
     """Of each device that still brings the model's files to itself; it fills when it has them."""
 
     @property
     def done_bytes(self) -> int:
-        return sum(done for done, _ in self.progress.values())
+        return sum(read.done_bytes for read in self.progress.values())
 
     @property
     def total_bytes(self) -> int:
-        return sum(total for _, total in self.progress.values())
+        return sum(read.total_bytes for read in self.progress.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,8 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
         case LoadProgressed(peer=peer_name, done_bytes=done, total_bytes=total):
             if not isinstance(view.model, Loading):
                 return view
-            progress = {**view.model.progress, peer_name: (done, total)}
+            read = moved(view.model.progress.get(peer_name), done, total, now_s)
+            progress = {**view.model.progress, peer_name: read}
             fetches = {name: t for name, t in view.model.fetches.items() if name != peer_name}
             return replace(view, model=Loading(view.model.plan, progress, fetches))
         case ModelLoaded(plan=plan, seconds=seconds):
@@ -251,6 +253,22 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             return replace(view, compared=event)
         case _:
             assert_never(event)
+
+
+def arrival_of(view: ClusterView, work: Work) -> Arrival | None:
+    """How far the model is that is being loaded; None while none is."""
+    match view.model:
+        case Preparing(model=model) | Fetching(model=model) if work.step is not None:
+            return Arrival(model, work.step.value, work.transfer)
+        case Loading(plan=plan, progress=progress, fetches=fetches):
+            named = letters(view)
+            parts = tuple(
+                Part(named[a.peer], a.peer, fetches.get(a.peer), progress.get(a.peer))
+                for a in plan.assignments
+            )
+            return Arrival(plan.model, Step.LOADING.value, work.transfer, parts)
+        case _:
+            return None
 
 
 def _with_lap(view: ClusterView, lap: LapMeasured, now_s: float) -> ClusterView:
@@ -355,9 +373,10 @@ def loaded_layers(model: ModelState) -> frozenset[int]:
         case Loading(plan=plan, progress=progress):
             arrived: list[int] = []
             for assignment in plan.assignments:
-                done, total = progress.get(assignment.peer, (0, 1))
-                layers = assignment.layers
-                arrived.extend(layers[: len(layers) * done // total if total else len(layers)])
+                read, layers = progress.get(assignment.peer), assignment.layers
+                if read is not None:
+                    total = read.total_bytes
+                    arrived.extend(layers[: len(layers) * read.done_bytes // total if total else len(layers)])
             return frozenset(arrived)
         case _:
             return frozenset()

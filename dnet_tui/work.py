@@ -75,15 +75,16 @@ class Transfer:
     def is_stalled(self, now_s: float) -> bool:
         return self.done_bytes < self.total_bytes and now_s - self.moved_s >= STALLED_S
 
-    def text(self, now_s: float) -> str:
-        """`1.2/4.6 GB · 110 MB/s · 31 s left`, or that nothing comes any more."""
+    def text(self, now_s: float, *, has_rate: bool = True) -> str:
+        """`1.2/4.6 GB · 110 MB/s · 31 s left`, or that nothing comes any more; the rate can be left out."""
         parts = [progress_bytes_text(self.done_bytes, self.total_bytes)]
         if self.is_stalled(now_s):
             parts.append(f"stalled for {now_s - self.moved_s:.0f} s")
         else:
             rate, left_s = self.bytes_per_s(), self.left_s()
             if rate is not None and left_s is not None and self.done_bytes < self.total_bytes:
-                parts += [rate_text(rate), f"{duration_text(left_s)} left"]
+                parts += [rate_text(rate)] if has_rate else []
+                parts.append(f"{duration_text(left_s)} left")
         return " · ".join(parts)
 
 
@@ -147,7 +148,8 @@ def work_on(work: Work, event: Event, now_s: float) -> Work:
         case LoadProgressed(peer=peer, done_bytes=done, total_bytes=total):
             progress = {**work.progress, peer: (done, total)}
             dones, totals = zip(*progress.values(), strict=True)
-            loading = replace(work.at(Step.LOADING, now_s), progress=progress)
+            fetches = {name: transfer for name, transfer in work.fetches.items() if name != peer}
+            loading = replace(work.at(Step.LOADING, now_s), progress=progress, fetches=fetches)
             return _moved(loading, sum(dones), sum(totals), now_s)
         case ModelLoaded() | LoadFailed() | ModelUnloaded() | Recovered():
             return work.idle()

@@ -52,7 +52,7 @@ from dnet_core.events import (
 )
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.tasks import TaskScope
-from dnet_core.types.devices import Peer
+from dnet_core.types.devices import Peer, PeerSource
 from dnet_core.types.generation import (
     FinishReason,
     GenerationDone,
@@ -295,6 +295,21 @@ class DemoCluster:
             await self._pause(_FETCH_STEP_S)
         self.library.fetched(model)
 
+    async def _fetch_elsewhere(self, plan: RingPlan) -> None:
+        """The other devices of `plan` bring the files to themselves, one slower than the other."""
+        local = {peer.name for peer in self._world.peers if peer.source is PeerSource.LOCAL}
+        others = [a.peer for a in plan.assignments if a.peer not in local]
+        missing = self.library.missing_on(plan.model, others)
+        done = dict.fromkeys(missing, 0)
+        while missing:
+            for index, peer in enumerate(missing):
+                step = int(FETCH_BYTES_PER_S * _FETCH_STEP_S / (1 + index / 4))
+                done[peer] = min(missing[peer], done[peer] + step)
+                self.tell(FetchProgressed(plan.model, done[peer], missing[peer], peer))
+            missing = {peer: size for peer, size in missing.items() if done[peer] < size}
+            await self._pause(_FETCH_STEP_S)
+        self.library.fetched_on(plan.model, others)
+
     async def _load(self, model: str, plan: RingPlan | Solution | None) -> DemoModel:
         if plan is None:
             self.tell(PlanStarted(model))
@@ -303,6 +318,7 @@ class DemoCluster:
             await self._pause(_MEASURE_S)
             self._keep(placed.prepared)
         self.tell(LoadStarted(placed.plan))
+        await self._fetch_elsewhere(placed.plan)
         for load_step in placed.load_steps:
             for peer, (done, total) in load_step.progress.items():
                 self.tell(LoadProgressed(peer, done, total))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from dnet_core.demo import models
@@ -12,10 +12,11 @@ from dnet_core.errors import RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed, Event
 from dnet_core.library import well_known_entry
 from dnet_core.tasks import TaskScope
-from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin
+from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin, Room
 
 _DOWNLOAD_BYTES_PER_S = 90e6
 _STEP_S = 0.25
+_FREE_BYTES = 212 * 10**9
 _HUB_S = 0.6  # until the hub answers
 
 
@@ -39,6 +40,8 @@ class DemoLibrary:
         self._loaded = loaded
         self._gone = gone
         self._here = set(here)
+        everywhere = frozenset(peer.name for peer in world.peers)
+        self._elsewhere = dict.fromkeys(here, everywhere)
         self._partial: dict[str, int] = {}
         self._downloads: dict[str, asyncio.Task[None]] = {}
         self._entries = {shape.id: well_known_entry(shape) for shape in models.MODELS}
@@ -53,6 +56,18 @@ class DemoLibrary:
         """A load has brought the model here."""
         self._here.add(model)
 
+    def missing_on(self, model: str, peers: Collection[str]) -> dict[str, int]:
+        """Bytes that each of `peers`, other machines, has to fetch; those that lack nothing are left out."""
+        size = self._entries[model].size_bytes if model in self._entries else None
+        if size is None:
+            return {}
+        having = self._elsewhere.get(model, frozenset())
+        return {peer: size for peer in peers if peer not in having}
+
+    def fetched_on(self, model: str, peers: Collection[str]) -> None:
+        """A load has brought the model to these."""
+        self._elsewhere[model] = self._elsewhere.get(model, frozenset()) | frozenset(peers)
+
     async def here(self) -> tuple[ModelEntry, ...]:
         whole = (entry for entry in self._entries.values() if entry.id in self._here)
         partly = (
@@ -60,6 +75,9 @@ class DemoLibrary:
             for model, size in self._partial.items()
         )
         return (*(_whole(entry) for entry in whole), *partly)
+
+    async def room(self) -> Room:
+        return Room("~/.cache/huggingface/hub", _FREE_BYTES)
 
     async def well_known(self) -> tuple[ModelEntry, ...]:
         return tuple(entry for entry in self._entries.values() if entry.id != models.SAMPLE.id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -91,10 +91,22 @@ def disk() -> list[Finding]:
     by_disk: dict[int, list[Path]] = {}
     for folder in (Path(constants.HF_HUB_CACHE), paths().models):
         by_disk.setdefault(_existing(folder).stat().st_dev, []).append(folder)
-    return [
-        disk_finding(" and ".join(map(str, folders)), shutil.disk_usage(_existing(folders[0])).free)
-        for folders in by_disk.values()
-    ]
+    found = []
+    for folders in by_disk.values():
+        unusable = [folder for folder in folders if not _is_usable(folder)]
+        found += [unusable_finding(folder) for folder in unusable]
+        if folders != unusable:
+            names = " and ".join(str(folder) for folder in folders if folder not in unusable)
+            found.append(disk_finding(names, shutil.disk_usage(_existing(folders[0])).free))
+    return found
+
+
+def unusable_finding(folder: Path) -> Finding:
+    """`folder` is no folder that this user can write to, and none can be made there."""
+    there = _nearest(folder)
+    why = f"{there} is a file" if not there.is_dir() else f"{there} cannot be written"
+    advice = "set DNET_HOME (HF_HOME for hub models) to a folder of yours on a disk with room"
+    return Finding("disk", Level.BROKEN, f"models cannot be put in {folder}: {why}", advice)
 
 
 def disk_finding(folders: str, free_bytes: int) -> Finding:
@@ -114,7 +126,7 @@ def store() -> list[Finding]:
     total = sum(model.size_bytes for model in models)
     found = [Finding("models", Level.GOOD, f"{len(models)} here, {_gb(total)}")]
     there = _existing(paths().models)
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not _can_write(there):
         text = f"{there} cannot be written"
         found.append(Finding("models", Level.BROKEN, text, f"make it yours: sudo chown $USER '{there}'"))
     for model in models:
@@ -179,6 +191,26 @@ def thunderbolt_finding(cables: int, has_address: bool) -> Finding:
 def _existing(folder: Path) -> Path:
     """`folder`, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether this user can make or fill `folder`."""
+    there = _nearest(folder)
+    return there.is_dir() and _can_write(there)
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or what is nearest above it, be it a folder or not."""
+    return next(above for above in (path, *path.parents) if above.exists())
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether a file can be made in `folder`: permissions alone do not tell (/proc, a read-only disk)."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _gb(num_bytes: float) -> str:

@@ -23,7 +23,7 @@ from dnet_core.settings import paths
 from dnet_core.store.catalog import LocalModel, ModelKind, list_local
 from dnet_core.store.checkpoint import CONFIG_NAME
 from dnet_core.store.fetch import HubId, find_cached, parse_hub_id
-from dnet_core.types.models import ModelEntry, ModelOrigin
+from dnet_core.types.models import ModelEntry, ModelOrigin, Room
 
 _ORIGINS = {
     ModelKind.SAMPLE: ModelOrigin.SAMPLE,
@@ -54,6 +54,16 @@ def end_fetch(hub_id: HubId) -> None:
     """The model is whole; a disk that keeps the note stops nothing."""
     with suppress(OSError):
         _note(hub_id).unlink(missing_ok=True)
+
+
+def room() -> Room:
+    """Where the hub's models are put; raises LoadError when the disk does not tell."""
+    folder = Path(constants.HF_HUB_CACHE)
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    try:
+        return Room(str(folder), shutil.disk_usage(there).free)
+    except OSError as error:
+        raise LoadError(f"the disk of {there} cannot be read: {error}") from error
 
 
 def delete(model: str) -> int:

@@ -38,6 +38,14 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Where fetched models are put, and how many bytes are free there."""
+
+    folder: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fits:
     """The solver places the model; `num_streamed` of its layers are read from disk for every token.
 

@@ -14,6 +14,7 @@ from textual.widgets import Static
 from dnet_tui.chat import ChatSettings
 from dnet_tui.chat_form import ChatForm, form_of
 from dnet_tui.widgets.form import Form
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
 class ChatSettingsScreen(ModalScreen[ChatSettings]):
@@ -32,11 +33,12 @@ class ChatSettingsScreen(ModalScreen[ChatSettings]):
             yield Form(form_of(self._settings), without)
             if not self._can_think:
                 yield Static("This model cannot be told whether to think.", classes="form-hint")
+            yield KeyBar(Hint("chat_settings.close", "closes"))
 
     def on_mount(self) -> None:
         box = self.query_one("#settings-box")
         box.border_title = "This chat"
-        box.border_subtitle = "holds from the next answer on · esc closes"
+        box.border_subtitle = "holds from the next answer on"
 
     @on(Form.Changed)
     def _take(self, event: Form.Changed) -> None:

@@ -11,9 +11,11 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from dnet_tui.widgets.key_bar import Hint, KeyBar
+
 
 class ConfirmScreen(ModalScreen[bool]):
-    """Names what would stop; enter or the same key again says yes, esc says no."""
+    """Names what would stop; enter or the key of quitting says yes, esc says no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,y,ctrl+q", "answer(True)", "Yes", id="confirm.yes", priority=True),
@@ -28,11 +30,10 @@ class ConfirmScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical(id="confirm-box"):
             yield Static("\n".join(f"• {reason}" for reason in self._reasons), markup=False)
+            yield KeyBar(Hint("confirm.yes", "quits"), Hint("confirm.no", "stays"))
 
     def on_mount(self) -> None:
-        box = self.query_one("#confirm-box")
-        box.border_title = self._title_text
-        box.border_subtitle = "enter quits · esc stays"
+        self.query_one("#confirm-box").border_title = self._title_text
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)

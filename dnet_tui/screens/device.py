@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 
 from dnet_tui.state import ClusterView, letters
 from dnet_tui.widgets.device_facts import DeviceFacts
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
 class DeviceScreen(ModalScreen[str | None]):
@@ -35,7 +36,13 @@ class DeviceScreen(ModalScreen[str | None]):
         self._box = VerticalScroll(id="device-box")
 
     def compose(self) -> ComposeResult:
-        yield self._box
+        with self._box:
+            yield KeyBar(
+                Hint("device.next", "next"),
+                Hint("device.previous", "previous"),
+                Hint("device.leave_out", "plans without"),
+                Hint("device.close", "closes"),
+            )
 
     async def on_mount(self) -> None:
         await self._show(self._device)
@@ -45,11 +52,10 @@ class DeviceScreen(ModalScreen[str | None]):
         self._device = name
         facts = DeviceFacts(name)
         facts.set_reactive(DeviceFacts.view, self.view)
-        await self._box.remove_children()
-        await self._box.mount(facts)
+        await self._box.remove_children(DeviceFacts)
+        await self._box.mount(facts, before=0)
         letter = letters(self.view).get(name, "")
         self._box.border_title = f"{letter} {name}".strip()
-        self._box.border_subtitle = "n next · p previous · x plans without · esc closes"
 
     def watch_view(self, view: ClusterView) -> None:
         for facts in self._box.query(DeviceFacts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from rich.console import Group
@@ -14,10 +15,18 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from dnet_tui.keys import key_text
 from dnet_tui.look import Look, fg, look_of
 from dnet_tui.serving import EndpointState, Off, On, Starting, curl_text, environment_text
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 _MOST_ERRORS = 5
+_ON = Hint("endpoint.switch", "switches it on")
+_OFF = Hint("endpoint.switch", "switches it off")
+_PORT = Hint("endpoint.free_port", "takes the free port")
+_CURL = Hint("endpoint.copy_curl", "copies curl")
+_ENVIRONMENT = Hint("endpoint.copy_environment", "copies the environment")
+_CLOSE = Hint("endpoint.close", "closes")
 
 
 class Switch(Protocol):
@@ -41,8 +50,11 @@ class EndpointScreen(ModalScreen[None]):
 
     state: reactive[EndpointState] = reactive(Off(), init=False, repaint=False)
 
-    def __init__(self, switch: Switch, state: EndpointState, note: str = "") -> None:
+    def __init__(
+        self, switch: Switch, state: EndpointState, note: str = "", now: Callable[[], float] = time.time
+    ) -> None:
         super().__init__()
+        self._now = now
         self._switch = switch
         self._note = note
         self._text = Static(id="endpoint-text", markup=False)
@@ -51,6 +63,7 @@ class EndpointScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="endpoint-box"):
             yield self._text
+            yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#endpoint-box").border_title = "OpenAI endpoint"
@@ -65,21 +78,17 @@ class EndpointScreen(ModalScreen[None]):
         look = look_of(self.app.current_theme, self.app.theme_variables)
         match self.state:
             case Off() as off:
-                parts = _off(off, look)
-                keys = (
-                    "enter takes that port · esc closes"
-                    if off.free_port
-                    else "F4 switches it on · esc closes"
-                )
+                parts = _off(off, look, key_text(self.app, "endpoint.free_port"))
+                keys = [_ON, *([_PORT] if off.free_port is not None else [])]
             case Starting():
                 parts = [Text("Starting …", look.dim)]
-                keys = "F4 switches it off · esc closes"
+                keys = [_OFF]
             case On() as on:
-                parts = _on(on, look)
-                keys = "c copies curl · e copies the environment · F4 switches it off · esc closes"
+                parts = _on(on, look, self._now())
+                keys = [_CURL, _ENVIRONMENT, _OFF]
         if self._note:
             parts = [Text(self._note, fg(look.vivid(look.warning))), Text(), *parts]
-        self.query_one("#endpoint-box").border_subtitle = keys
+        self.query_one(KeyBar).hints = (*keys, _CLOSE)
         self._text.update(Group(*parts))
 
     def action_switch(self) -> None:
@@ -103,20 +112,20 @@ class EndpointScreen(ModalScreen[None]):
             self.notify("Copied: two lines for a shell.")
 
 
-def _off(off: Off, look: Look) -> list[Text]:
+def _off(off: Off, look: Look, key: str) -> list[Text]:
+    """`key` takes the free port."""
     if off.problem is None:
         text = "Off. Switched on, it answers OpenAI clients from the ring that answers the chat."
         return [Text(text, look.dim)]
     parts = [Text(f"✗ {off.problem}", look.bad)]
     if off.free_port is not None:
-        parts += [Text(), Text(f"Port {off.free_port} is free: enter takes it.", look.text)]
+        parts += [Text(), Text(f"Port {off.free_port} is free: {key} takes it.", look.text)]
     return parts
 
 
-def _on(on: On, look: Look) -> list[Text]:
+def _on(on: On, look: Look, now_unix_s: float) -> list[Text]:
     activity = on.activity
     heading = fg(look.primary)
-    now = time.time()
     parts = [
         Text.assemble(("● ", fg(look.success)), (on.url, fg(look.foreground, bold=True))),
         Text(),
@@ -131,7 +140,7 @@ def _on(on: On, look: Look) -> list[Text]:
         ),
     ]
     parts += [
-        Text(f"{r.method} {r.path} from {r.client} · {now - r.begun_unix_s:.0f} s", look.text)
+        Text(f"{r.method} {r.path} from {r.client} · {now_unix_s - r.begun_unix_s:.0f} s", look.text)
         for r in activity.requests
     ]
     errors = list(activity.last_errors)[-_MOST_ERRORS:]

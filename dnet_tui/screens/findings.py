@@ -13,11 +13,12 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Log, Static
 
 from dnet_tui.look import fg, look_of
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 _TAIL_BYTES = 200_000
 _FOLLOW_S = 1.0
@@ -54,11 +55,11 @@ class DoctorScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="doctor-box"):
             yield self._text
+            yield KeyBar(Hint("doctor.again", "looks again"), Hint("doctor.close", "closes"))
 
     def on_mount(self) -> None:
         box = self.query_one("#doctor-box")
         box.border_title = "Doctor"
-        box.border_subtitle = "r looks again · esc closes"
         box.focus()
         self.action_again()
 
@@ -95,11 +96,12 @@ class LogScreen(ModalScreen[None]):
         self._log = Log(id="log-file", max_lines=5000)
 
     def compose(self) -> ComposeResult:
-        yield self._log
+        with Vertical(id="log-box"):
+            yield self._log
+            yield KeyBar(Hint("log_file.close", "closes"))
 
     def on_mount(self) -> None:
-        self._log.border_title = str(self._path)
-        self._log.border_subtitle = "esc closes"
+        self.query_one("#log-box").border_title = str(self._path)
         self._log.focus()
         self._follow()
         self.set_interval(_FOLLOW_S, self._follow)
@@ -110,7 +112,7 @@ class LogScreen(ModalScreen[None]):
         if text:
             self._log.write(text)
         elif not self._read_bytes:
-            self._log.border_subtitle = "nothing was written yet · esc closes"
+            self.query_one("#log-box").border_subtitle = "nothing was written yet"
 
     def _news(self) -> str:
         """What was written since the last look; a file that became shorter is read anew."""

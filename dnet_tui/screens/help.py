@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from dnet_tui.keys import keys_text
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
 class HelpScreen(ModalScreen[None]):
@@ -31,11 +32,11 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(id="help-box"):
             yield Static(self._table(), id="help-keys")
             yield Static(self._notes, id="help-notes", markup=False)
+            yield KeyBar(Hint("help.close", "closes"))
 
     def on_mount(self) -> None:
         box = self.query_one("#help-box")
         box.border_title = "Keys"
-        box.border_subtitle = "esc closes"
         box.focus()
 
     def _table(self) -> Group:

@@ -13,6 +13,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Click
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -21,8 +22,7 @@ from dnet_tui.export import write_export
 from dnet_tui.history import ChatSummary, History, HistoryError
 from dnet_tui.screens.ask import AskScreen
 from dnet_tui.units import ago_text
-
-_KEYS = "enter opens · r renames · x deletes · u brings back · e exports · / searches · esc closes"
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,22 @@ class HistoryResult:
     deleted: frozenset[int]
 
 
+class ChatList(OptionList):
+    """A click highlights a chat; one on the highlighted chat opens it, so that a mouse can choose."""
+
+    async def _on_click(self, event: Click) -> None:
+        clicked: int | None = event.style.meta.get("option")
+        if clicked is not None and clicked != self.highlighted:
+            event.prevent_default()  # of opening it
+            self.highlighted = clicked
+
+
 class HistoryScreen(ModalScreen[HistoryResult]):
     """Lists the chats of `history`; `current` is the one that is open. Exports go to `folder`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="history.close"),
+        Binding("enter", "open", "Open", id="history.open"),
         Binding("slash", "search", "Search", id="history.search"),
         Binding("r", "rename", "Rename", id="history.rename"),
         Binding("x,delete", "delete", "Delete", id="history.delete"),
@@ -67,9 +78,17 @@ class HistoryScreen(ModalScreen[HistoryResult]):
     def compose(self) -> ComposeResult:
         with Vertical(id="history-box"):
             yield Input(placeholder="search in all chats", id="history-search", compact=True)
-            yield OptionList(id="history-list", compact=True, markup=False)
+            yield ChatList(id="history-list", compact=True, markup=False)
             yield Static("", id="history-note", markup=False)
-            yield Static(_KEYS, id="history-keys", markup=False)
+            yield KeyBar(
+                Hint("history.open", "opens"),
+                Hint("history.rename", "renames"),
+                Hint("history.delete", "deletes"),
+                Hint("history.undo", "brings back"),
+                Hint("history.export", "exports"),
+                Hint("history.search", "searches"),
+                Hint("history.close", "closes"),
+            )
 
     def on_mount(self) -> None:
         self.query_one("#history-box").border_title = "History"
@@ -122,8 +141,10 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         self.query_one(OptionList).focus()
 
     @on(OptionList.OptionSelected)
-    def _open(self, event: OptionList.OptionSelected) -> None:
-        self._end(self._chats[event.option_index].id)
+    def action_open(self) -> None:
+        chat = self._highlighted
+        if chat is not None:
+            self._end(chat.id)
 
     # --- keys -------------------------------------------------------------------------------------------
 

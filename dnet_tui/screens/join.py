@@ -17,6 +17,7 @@ from textual.widgets import Static
 from dnet_core.types.devices import PeerSource
 from dnet_tui.look import fg, look_of
 from dnet_tui.state import ClusterView
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
 class JoinScreen(ModalScreen[None]):
@@ -40,11 +41,15 @@ class JoinScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="join-box"):
             yield self._text
+            yield KeyBar(
+                Hint("join.copy", "copies the command"),
+                Hint("join.key", "shows the key"),
+                Hint("join.close", "closes"),
+            )
 
     def on_mount(self) -> None:
         box = self.query_one("#join-box")
         box.border_title = "Add a device"
-        box.border_subtitle = "c copies the command · k shows the key · esc closes"
         box.focus()
         self._show()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from textual import on
@@ -13,11 +14,31 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from dnet_tui.catalogue import Catalogue, fit_sentence, state_text
+from dnet_tui.catalogue import (
+    Catalogue,
+    Row,
+    download_question,
+    fit_sentence,
+    holders_text,
+    part_text,
+    state_text,
+)
+from dnet_tui.keys import key_text
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 from dnet_tui.widgets.model_list import ModelList
 
 _SEARCH_FROM = 3
 """Characters of the filter from which the hub is asked, too."""
+_MOST_PARTS = 6
+"""Devices of which the detail tells how far their load is."""
+_FILTER = Hint("picker.filter", "filters")
+
+
+class Asked(StrEnum):
+    """What the screen asks once before it does it."""
+
+    DOWNLOAD = "download"
+    DELETE = "delete"
 
 
 class Librarian(Protocol):
@@ -40,7 +61,8 @@ class ModelPicker(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", id="picker.close", tooltip="Clear the filter, then close"),
         Binding("enter", "load", "Load", id="picker.load", tooltip="Load the highlighted model"),
-        Binding("d", "download", "Download", id="picker.download", tooltip="Fetch it, or stop fetching it"),
+        Binding("d", "download", "Download", id="picker.download",
+                tooltip="Fetch it without loading it, or stop fetching it"),
         Binding("x", "delete", "Delete", id="picker.delete", tooltip="Take it off this machine"),
         Binding("slash", "filter", "Filter", id="picker.filter", key_display="/",
                 tooltip="Filter by name; three letters search the hub, too"),
@@ -58,14 +80,14 @@ class ModelPicker(ModalScreen[None]):
         self._intro = intro
         self._list = ModelList()
         self._filter_box = Input(
-            placeholder="/ filters by name · three letters search the hub",
             id="picker-filter",
             select_on_focus=False,
         )
         self._filter_box.cursor_blink = blink
         self._detail = Static(id="picker-detail", markup=False)
-        self._keys = Static(id="picker-keys", markup=False)
-        self._deleting: str | None = None  # asked once, not yet confirmed
+        self._note = Static(id="picker-note", markup=False)
+        self._keys = KeyBar()
+        self._asked: Asked | None = None  # of the highlighted model, not yet answered
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
@@ -73,20 +95,18 @@ class ModelPicker(ModalScreen[None]):
             yield self._filter_box
             yield self._list
             yield self._detail
+            yield self._note
             yield self._keys
 
     def on_mount(self) -> None:
         box = self.query_one("#picker")
         box.border_title = "Models"
+        key = key_text(self.app, "picker.filter")
+        self._filter_box.placeholder = f"{key} filters by name · three letters search the hub"
         self.query_one("#picker-intro").display = bool(self._intro)
         self._list.focus()
         self._show()
         self.watch(self._list, "chosen", self._highlight)
-
-    def on_resize(self) -> None:
-        """The list takes what the rest leaves; then it scrolls."""
-        others = 8 + (self.query_one("#picker-intro").size.height + 1 if self._intro else 0)
-        self._list.styles.max_height = max(3, self.size.height - others)
 
     @property
     def _wanted(self) -> str:
@@ -110,44 +130,92 @@ class ModelPicker(ModalScreen[None]):
         self._show_detail()
 
     def _highlight(self, model: str | None) -> None:
-        self._deleting = None
-        self._show_detail()
+        self._ask(None)
         if model is not None:
             self._librarian.look_at(model)
 
+    def _ask(self, what: Asked | None) -> None:
+        self._asked = what
+        self._show_detail()
+
     def _show_detail(self) -> None:
         row = self._list.row
-        lines: list[str] = []
+        lines = ["no model has these words in its name"] if row is None else self._lines(row)
+        self._detail.update("\n".join(lines))
+        note = self._hub_text()
+        self._note.update(note)
+        self._note.display = bool(note)
+        self._keys.hints = self._hints(row)
+
+    def _lines(self, row: Row) -> list[str]:
+        """What is told of the highlighted model: three lines, more while devices load it."""
+        model = row.entry.id
+        if row.transfer is not None:
+            return [model, f"fetching to this machine {row.transfer.text(self.now_s)}", fit_sentence(row)]
+        match self._asked:
+            case Asked.DELETE:
+                return [model, "delete it from this machine?", ""]
+            case Asked.DOWNLOAD:
+                told, can_begin = download_question(row, self.catalogue.room)
+                return [
+                    model,
+                    told,
+                    "" if can_begin else "that is not enough: delete models that are not used",
+                ]
+        lines = [f"{model} · {state_text(row)}", fit_sentence(row)]
+        if row.arrival is None or not row.arrival.parts:
+            return [*lines, holders_text(row, self.catalogue)]
+        arrival = row.arrival
+        parts = [*arrival.fetching, *(part for part in arrival.parts if part.fetch is None)]
+        lines += [f"{p.letter} {p.device:<12} {part_text(p, self.now_s)}" for p in parts[:_MOST_PARTS]]
+        if len(parts) > _MOST_PARTS:
+            lines.append(f"and {len(parts) - _MOST_PARTS} more")
+        return lines
+
+    def _hints(self, row: Row | None) -> tuple[Hint, ...]:
+        """What can be done now."""
+        match self._asked:
+            case Asked.DELETE:
+                return (Hint("picker.delete", "again deletes it"), Hint("picker.close", "keeps it"))
+            case Asked.DOWNLOAD if self._can_download(row):
+                return (Hint("picker.load", "downloads it"), Hint("picker.close", "leaves it"))
+            case Asked.DOWNLOAD:
+                return (Hint("picker.close", "leaves it"),)
+        close = Hint("picker.close", "clears the filter" if self._wanted else "closes")
         if row is None:
-            lines.append("no model has these words in its name")
-        elif row.transfer is not None:
-            lines += [row.entry.id, f"fetching {row.transfer.text(self.now_s)} · d stops"]
-        elif self._deleting == row.entry.id:
-            lines += [row.entry.id, "delete it from this machine? x again deletes, any other key keeps it"]
-        else:
-            lines += [f"{row.entry.id} · {state_text(row)}", fit_sentence(row)]
-        self._detail.update("\n".join(lines[:2]))
-        self._keys.update(self._hub_text())
+            return (_FILTER, close)
+        stays = row.is_loaded or row.arrival is not None
+        hints = [Hint("picker.load", "goes on with it" if stays else "loads")]
+        if row.transfer is not None:
+            hints.append(Hint("picker.download", "stops fetching"))
+        elif not row.entry.is_here:
+            hints.append(Hint("picker.download", "downloads only"))
+        if row.entry.here_bytes and row.transfer is None and not stays:
+            hints.append(Hint("picker.delete", "deletes"))
+        return (*hints, _FILTER, close)
+
+    def _can_download(self, row: Row | None) -> bool:
+        return row is not None and download_question(row, self.catalogue.room)[1]
 
     def _hub_text(self) -> str:
-        keys = "enter loads · d downloads only · x deletes · / filters · esc closes"
+        """What is going on behind the list, if anything is."""
         if self.catalogue.is_searching:
             return f"searching the hub for {self._wanted} …"
         if self.catalogue.problem is not None and self._wanted:
             return self.catalogue.problem
-        return "measuring the devices …" if self.catalogue.is_measuring else keys
+        return "measuring the devices …" if self.catalogue.is_measuring else ""
 
     # --- keys -------------------------------------------------------------------------------------------
 
     def on_key(self, event: Key) -> None:
         """Up and down move the list from the filter, too; letters that mean nothing in the list start it."""
-        if event.key != "x" and self._deleting is not None:
-            self._deleting = None
-            self._show_detail()
+        bound = self.active_bindings.get(event.key)
+        answers = bound is not None and (bound.binding.id or "").startswith("picker.")
+        if self._asked is not None and not answers:
+            self._ask(None)
         if self._list.has_focus:
-            bound = event.key in self.active_bindings
             begun = bool(self._filter_box.value) and event.is_printable  # the focus has not moved yet
-            if event.character is not None and (begun or (not bound and event.character.isalnum())):
+            if event.character is not None and (begun or (bound is None and event.character.isalnum())):
                 event.stop()
                 event.prevent_default()
                 filter_ = self._filter_box
@@ -177,19 +245,30 @@ class ModelPicker(ModalScreen[None]):
 
     def action_leave(self) -> None:
         filter_ = self._filter_box
-        if filter_.value or filter_.has_focus:
+        if self._asked is not None:
+            self._ask(None)
+        elif filter_.value or filter_.has_focus:
             filter_.value = ""
             self._list.focus()
         else:
             self.dismiss()
 
     def action_load(self) -> None:
-        row = self._list.row
-        if row is not None:
+        """Load the highlighted model if it is not loaded or on its way; answer a question that stands."""
+        row, asked = self._list.row, self._asked
+        if row is None:
+            return
+        if asked is None:
             self.dismiss()
-            self._librarian.load(row.entry.id)
+            if not row.is_loaded and row.arrival is None:
+                self._librarian.load(row.entry.id)
+            return
+        if asked is Asked.DOWNLOAD and self._can_download(row):
+            self._librarian.download(row.entry.id)
+        self._ask(None)
 
     def action_download(self) -> None:
+        """Ask before fetching; stop what is fetched."""
         row = self._list.row
         if row is None:
             return
@@ -197,16 +276,18 @@ class ModelPicker(ModalScreen[None]):
             self._librarian.cancel_download(row.entry.id)
         elif row.entry.is_here:
             self.notify(f"{row.entry.id} is on this machine already.", markup=False)
+        elif row.arrival is not None:
+            self.notify(f"{row.entry.id} is on its way: it is being loaded.", markup=False)
         else:
-            self._librarian.download(row.entry.id)
+            self._ask(None if self._asked is Asked.DOWNLOAD else Asked.DOWNLOAD)
 
     def action_delete(self) -> None:
+        """Ask before deleting; a second time answers."""
         row = self._list.row
         if row is None:
             return
-        if self._deleting == row.entry.id:
-            self._deleting = None
+        if self._asked is Asked.DELETE:
             self._librarian.delete(row.entry.id)
+            self._ask(None)
         else:
-            self._deleting = row.entry.id
-        self._show_detail()
+            self._ask(Asked.DELETE)

@@ -13,17 +13,17 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.events import MouseDown, MouseMove, MouseUp
 from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import ModalScreen
-from textual.widgets import Footer
 
 from dnet_core.types.plan import Pin, Solution
 from dnet_tui.plan_edit import Edit, NoStep, edit_of, grow, join, keep, move_boundary
 from dnet_tui.state import ClusterView, Ready
 from dnet_tui.widgets.device_list import DeviceList
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 from dnet_tui.widgets.layer_strip import LayerStrip
 from dnet_tui.widgets.plan_panel import PlanPanel, PlanState, rows_of
 
@@ -118,7 +118,7 @@ class PlanScreen(ModalScreen[Solution | None]):
         self._leave_out_first = leave_out
         self._strip = PlanStrip()
         self._panel = PlanPanel()
-        self._box = Vertical(id="plan-box")
+        self._box = VerticalScroll(id="plan-box")
         self._state = PlanState(solution, rows_of(solution), loaded=view.plan)
         self._good: list[PlanState] = [self._state]  # what was accepted, oldest first
         self._edit = edit_of(solution.plan)  # what is wanted; ahead of the state while it is being checked
@@ -126,13 +126,24 @@ class PlanScreen(ModalScreen[Solution | None]):
     def compose(self) -> ComposeResult:
         with self._box:
             yield self._strip
-            with VerticalScroll(id="plan-scroll", can_focus=True):
-                yield self._panel
-        yield Footer(compact=True, show_command_palette=False)
+            yield self._panel
+            yield KeyBar(
+                Hint("plan.fewer", "fewer"),
+                Hint("plan.more", "more"),
+                Hint("plan.stream", "streams"),
+                Hint("plan.keep", "keeps"),
+                Hint("plan.exclude", "out/in"),
+                Hint("plan.pin", "pins"),
+                Hint("plan.undo", "undoes"),
+                Hint("plan.automatic", "automatic"),
+                Hint("plan.apply", "loads"),
+                Hint("plan.close", "closes"),
+            )
 
     def on_mount(self) -> None:
         self._box.border_title = f"Plan · {self._state.solution.plan.model}"
         self._panel.set_reactive(PlanPanel.view, self.view)
+        self._box.focus()
         self._show(self._state)
         if self._leave_out_first is not None:
             self.leave_out(self._leave_out_first)

@@ -20,9 +20,19 @@ from textual.widgets.option_list import Option
 from dnet_tui.keys import Key, clash, keys_now, keys_text
 from dnet_tui.preferences import Preferences
 from dnet_tui.widgets.form import Form
+from dnet_tui.widgets.key_bar import Hint, KeyBar
 
-_LINE_CELLS = 73
-_KEYS_HINT = "enter changes a key · x gives it its own back · ctrl+r resets all"
+_CLOSE = Hint("settings.close", "closes")
+_HINTS = {
+    "tab-settings": (_CLOSE,),
+    "tab-keys": (
+        Hint("settings.change_key", "changes a key"),
+        Hint("settings.reset_key", "gives it its own back"),
+        Hint("settings.reset_keys", "resets all"),
+        _CLOSE,
+    ),
+}
+"""What can be done in each tab."""
 
 
 class SettingsScreen(ModalScreen[None]):
@@ -30,6 +40,7 @@ class SettingsScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f2", "dismiss", "Close", id="settings.close"),
+        Binding("enter", "change_key", "Change a key", id="settings.change_key"),
         Binding("x,delete", "reset_key", "Its own key again", id="settings.reset_key"),
         Binding("ctrl+r", "reset_keys", "All keys as they were", id="settings.reset_keys"),
     ]
@@ -46,19 +57,28 @@ class SettingsScreen(ModalScreen[None]):
         self._note = note
 
     def compose(self) -> ComposeResult:
-        with Vertical(id="settings-tabs-box"), TabbedContent():
-            with TabPane("Settings", id="tab-settings"), VerticalScroll(can_focus=False):
-                yield Form(self._preferences, frozenset({"keys"}))
-                yield Static(self._note, classes="form-hint", markup=False)
-            with TabPane("Keys", id="tab-keys"):
-                yield OptionList(id="keys-list", compact=True, markup=False)
-                yield Static(_KEYS_HINT, classes="form-hint", id="keys-note", markup=False)
+        with Vertical(id="settings-tabs-box"):
+            with TabbedContent():
+                with TabPane("Settings", id="tab-settings"), VerticalScroll(can_focus=False):
+                    yield Form(self._preferences, frozenset({"keys"}))
+                    yield Static(self._note, classes="form-hint", markup=False)
+                with TabPane("Keys", id="tab-keys"):
+                    yield OptionList(id="keys-list", compact=True, markup=False)
+                    yield Static("", classes="form-hint", id="keys-note", markup=False)
+            yield KeyBar(*_HINTS["tab-settings"])
 
     def on_mount(self) -> None:
         box = self.query_one("#settings-tabs-box")
         box.border_title = "Settings"
-        box.border_subtitle = "changes hold at once · esc closes"
-        self._fill_keys()
+        box.border_subtitle = "changes hold at once"
+        self.query_one("#keys-note").display = False
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fill_keys)
+
+    @on(TabbedContent.TabActivated)
+    def _show_hints(self) -> None:
+        self.query_one(KeyBar).hints = _HINTS[self.query_one(TabbedContent).active]
 
     @on(Form.Changed)
     def _take(self, event: Form.Changed) -> None:
@@ -74,6 +94,7 @@ class SettingsScreen(ModalScreen[None]):
     def _fill_keys(self) -> None:
         shown = self.query_one("#keys-list", OptionList)
         at = shown.highlighted
+        cells = max(30, self.query_one("#settings-tabs-box").content_size.width - 4)
         changed = self._preferences.keys
         options: list[Option] = []
         scope = ""
@@ -85,16 +106,17 @@ class SettingsScreen(ModalScreen[None]):
             line = Text(no_wrap=True)
             line.append(f"{mark}{keys_text(keys_now(key, changed)):<20}", "bold")
             line.append(f" {key.title}")
-            line.truncate(_LINE_CELLS, overflow="ellipsis")
+            line.truncate(cells, overflow="ellipsis")
             options.append(Option(line, id=key.id))
         shown.clear_options()
         shown.add_options(options)
         shown.highlighted = at if at is not None else 1  # the first is a heading
 
     @property
-    def _chosen(self) -> Key | None:
+    def _highlighted(self) -> Key | None:
+        """The key that is highlighted, while the keys are shown."""
         shown = self.query_one("#keys-list", OptionList)
-        if not shown.has_focus or shown.highlighted is None:
+        if self.query_one(TabbedContent).active != "tab-keys" or shown.highlighted is None:
             return None
         return self._key(shown.get_option_at_index(shown.highlighted).id)
 
@@ -102,12 +124,18 @@ class SettingsScreen(ModalScreen[None]):
         return next(key for key in self._keys if key.id == key_id)
 
     def _say(self, text: str) -> None:
-        self.query_one("#keys-note", Static).update(text or _KEYS_HINT)
+        note = self.query_one("#keys-note", Static)
+        note.update(text)
+        note.display = bool(text)
 
     @on(OptionList.OptionSelected, "#keys-list")
+    def action_change_key(self) -> None:
+        key = self._highlighted
+        if key is not None:
+            self._change_key(key)
+
     @work(exclusive=True, group="key")
-    async def _change_key(self, event: OptionList.OptionSelected) -> None:
-        key = self._key(event.option_id)
+    async def _change_key(self, key: Key) -> None:
         pressed = await self.app.push_screen_wait(PressScreen(key.title))
         if pressed is None:
             return
@@ -118,7 +146,7 @@ class SettingsScreen(ModalScreen[None]):
         self._set_keys({**self._preferences.keys, key.id: pressed})
 
     def action_reset_key(self) -> None:
-        key = self._chosen
+        key = self._highlighted
         if key is None or key.id not in self._preferences.keys:
             return
         rest = {i: k for i, k in self._preferences.keys.items() if i != key.id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.style import Style
@@ -11,17 +12,20 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Resize
 from textual.geometry import Size
+from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 from textual.widgets import Input
 
 from dnet_tui.activity import LogLine, Tone
+from dnet_tui.keys import key_text
 from dnet_tui.look import Look, look_of
 from dnet_tui.widgets.device_card import wrapped
 from dnet_tui.widgets.paint import Piece, row
+from dnet_tui.widgets.timeline import title
 
-_TITLE = "Activity  [dim]/ filters[/]"
 _INDENT = 9  # under the time stamp
 _MOST_ROWS = 6  # of one line
 
@@ -113,6 +117,26 @@ def _strips(line: LogLine, width: int, look: Look, base: Style) -> list[Strip]:
     return strips
 
 
+class LogTitle(Widget):
+    """The heading, as those of the other panels; `right` says what a key, or a click, does."""
+
+    DEFAULT_CSS = "LogTitle { height: 1; }"
+
+    right: reactive[str] = reactive("", init=False)
+
+    @dataclass
+    class Clicked(Message):
+        pass
+
+    def render_line(self, y: int) -> Strip:
+        look = look_of(self.app.current_theme, self.app.theme_variables)
+        width = self.size.width
+        return row(title("Activity", self.right, width, look), width, self.rich_style)
+
+    def on_click(self) -> None:
+        self.post_message(self.Clicked())
+
+
 class ActivityLog(Vertical):
     """The lines with their heading and the filter."""
 
@@ -132,19 +156,22 @@ class ActivityLog(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="activity")
+        self._title = LogTitle()
         self._view = LogView()
         self._filter = Input(placeholder="only lines with …", id="activity-filter", compact=True)
 
     def compose(self) -> ComposeResult:
+        yield self._title
         yield self._view
         yield self._filter
 
     def on_mount(self) -> None:
-        self.border_title = _TITLE
         self._filter.display = False
+        self._show()
 
     def watch_lines(self) -> None:
-        self._show()
+        if self.is_mounted:
+            self._show()
 
     @on(Input.Changed, "#activity-filter")
     def _narrow(self, event: Input.Changed) -> None:
@@ -160,8 +187,18 @@ class ActivityLog(Vertical):
         wanted = self._filter.value if self._filter.display else ""
         shown = tuple(line for line in self.lines if line.matches(wanted)) if wanted else self.lines
         self._view.lines = shown
-        narrowed = f"Activity  [dim]{len(shown)} of {len(self.lines)} · esc shows all[/]"
-        self.border_title = narrowed if wanted else _TITLE
+        if wanted:
+            clear = key_text(self.app, "activity.clear")
+            self._title.right = f"{len(shown)} of {len(self.lines)} · {clear} shows all"
+        else:
+            self._title.right = f"{key_text(self.app, 'activity.filter')} filters"
+
+    @on(LogTitle.Clicked)
+    def _click_title(self) -> None:
+        if self._filter.display:
+            self.action_clear()
+        else:
+            self.action_filter()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._filter.display if action == "clear" else True

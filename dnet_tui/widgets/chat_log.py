@@ -10,10 +10,13 @@ Only the newest turns are rendered; older ones are when the view comes near them
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollUp, Resize
@@ -27,6 +30,7 @@ from textual.timer import Timer
 
 from dnet_tui.blocks import Renderer
 from dnet_tui.chat import Turn
+from dnet_tui.keys import key_text
 from dnet_tui.look import look_of
 from dnet_tui.widgets.turn import Pointer, TurnLines
 
@@ -38,6 +42,7 @@ NUM_RENDERED = 20
 """So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
 _NEAR_LINES = 3
 _PAINTED_LINES = 1000  # remembered, by their number
+_APART = " · "
 _SLICE_S = 0.004
 _SLICE_EVERY_S = 0.02
 """What need not be seen at once is done in slices, between which the loop serves others."""
@@ -292,12 +297,32 @@ class ChatLog(ScrollView, can_focus=True):
         return self._lines[place].line(line, self.spin, pointer)
 
     def _hint(self, turn: Turn) -> str:
-        parts = ["e edits", "c copies"]
+        return _APART.join(text for text, _ in self._deeds(turn))
+
+    def _deeds(self, turn: Turn) -> list[tuple[str, Callable[[], None]]]:
+        """What can be done with the turn that the keys act on: as the hint says it, and how."""
+        key = partial(key_text, self.app)
+        deeds: list[tuple[str, Callable[[], None]]] = [
+            (f"{key('log.edit')} edits", self.action_edit),
+            (f"{key('log.copy')} copies", self.action_copy_answer),
+        ]
         if turn.reply.thought is not None:
-            parts.append("enter unfolds")
+            deeds.append((f"{key('log.unfold')} unfolds", self.action_unfold))
         if len(turn.replies) > 1:
-            parts.append("← → other answers")
-        return " · ".join(parts) + " · j k other turns"
+            deeds.append((f"{key('log.older')} older", partial(self.action_version, -1)))
+            deeds.append((f"{key('log.newer')} newer", partial(self.action_version, 1)))
+        others = f"{key('log.next')} {key('log.previous')} others"
+        return [*deeds, (others, partial(self.action_point, -1))]
+
+    def _click_hint(self, x: int) -> None:
+        """Do what the hint says at cell `x` of its line."""
+        assert self._pointed is not None, "else there is no hint"
+        start = 1
+        for text, do in self._deeds(self.turns[self._pointed]):
+            if start <= x < start + cell_len(text):
+                do()
+                return
+            start += cell_len(text) + len(_APART)
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
@@ -381,6 +406,10 @@ class ChatLog(ScrollView, can_focus=True):
         if found is None:
             return
         place, line = found
+        if self._pointed == place + self._first and line == self._lines[place].height - 1:
+            assert at is not None, "something was found there"
+            self._click_hint(at.x)
+            return
         self._pointed = place + self._first
         if self._lines[place].is_thought(line):
             self._unfold(place)

@@ -52,7 +52,8 @@ class SidePanel(Vertical):
 
     def __init__(self, timing: Timing) -> None:
         super().__init__(id="side")
-        self._panels = (RingPanel(), Timeline(), AnswersPanel())
+        self.answers = AnswersPanel()
+        self._panels = (RingPanel(), Timeline(), self.answers)
         self.activity = ActivityLog()
         self._pace = Pace(self._show, timing.panels_s, timing.clock, self.set_timer, self.call_after_refresh)
 

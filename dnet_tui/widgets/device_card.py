@@ -31,6 +31,7 @@ from dnet_tui.units import (
 )
 from dnet_tui.widgets.paint import Piece, width_of
 from dnet_tui.widgets.panel import Line
+from dnet_tui.work import Transfer
 
 UNKNOWN = "–"
 _WARN, _FULL = 0.85, 0.95  # of all the machine's memory
@@ -65,15 +66,38 @@ class Card:
         return f"{mark}{self.figures.letter} {self.figures.name}", self.color + Style(bold=True)
 
     @property
+    def mark(self) -> Piece:
+        """Before the letter in lists: whether the device is the chosen one."""
+        return "▸ " if self.selected else "  ", self.color
+
+    @property
     def busy(self) -> str:
         split = self.figures.split
         return f"{split.busy:.0%} busy" if split is not None else ""
 
     @property
-    def fetched(self) -> str:
-        """How much of the model's files a device has that fetches them."""
-        fetch = self.figures.fetch
-        return f"↓ {fetch.done_bytes / max(1, fetch.total_bytes):.0%}" if fetch is not None else ""
+    def arriving(self) -> tuple[str, Transfer] | None:
+        """What is on its way to the device: the model's files, then its layers; None when nothing is."""
+        f = self.figures
+        if f.fetch is not None:
+            return "↓", f.fetch
+        return ("loads", f.read) if f.read is not None and f.read.missing else None
+
+    @property
+    def arriving_text(self) -> str:
+        """`↓ 0.3/4.6 GB · 110 MB/s · 31 s left`, `loads ...`; empty when nothing is on its way."""
+        if self.arriving is None:
+            return ""
+        sign, transfer = self.arriving
+        return f"{sign} {transfer.text(transfer.moved_s)}"
+
+    @property
+    def arriving_share(self) -> str:
+        """The same in few letters: `↓ 43%`."""
+        if self.arriving is None:
+            return ""
+        sign, transfer = self.arriving
+        return f"{sign} {transfer.done_bytes / max(1, transfer.total_bytes):.0%}"
 
     @property
     def why(self) -> str:
@@ -156,9 +180,8 @@ class Card:
 
     def history(self, width: int) -> Line:
         f, look = self.figures, self.look
-        if f.fetch is not None:
-            told = f"↓ {f.fetch.text(f.fetch.moved_s)}"
-            return [(fitted(told, width), fg(look.accent))]
+        if self.arriving is not None:
+            return [(fitted(self.arriving_text, width), fg(look.accent))]
         if f.split is None:
             return [("no token measured yet", look.dim)]
         told = f" {ms_text(f.split.total_s)} ms/tok".rjust(14)
@@ -198,12 +221,11 @@ class Card:
         return [self.head(width), *([("  ", Style()), *line] for line in self.body(width - 2, tall=tall))]
 
     def head(self, width: int, right: str | None = None) -> Line:
-        mark = ("▸" if self.selected else " ", self.color)
         right = self.busy if right is None else right
         title, style = self.title
-        name = fitted(title, width - 2 - len(right))
-        gap = " " * (width - 1 - cell_len(name) - len(right))
-        return [mark, (name, style), (gap, Style()), (right, self.look.dim)]
+        name = fitted(title, width - 3 - len(right))
+        gap = " " * (width - 2 - cell_len(name) - len(right))
+        return [self.mark, (name, style), (gap, Style()), (right, self.look.dim)]
 
     def two_lines(self, width: int) -> list[Line]:
         f, look = self.figures, self.look
@@ -212,7 +234,7 @@ class Card:
             return [self.head(width), [(fitted(f"  {word}{f.problem}", width), look.bad)]]
         if f.assignment is None:
             return [self.head(width, "not in the ring"), [(fitted(f"  {self.why}", width), look.dim)]]
-        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.fetched or UNKNOWN
+        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.arriving_share or UNKNOWN
         busy = f" {f.split.busy:>4.0%}" if f.split is not None else ""
         streamed = len(f.assignment.streamed)
         disk = f" +{streamed}▒" if streamed else ""
@@ -226,14 +248,14 @@ class Card:
     def narrow_row(self, width: int) -> Line:
         """One line where many devices stand beside the chat."""
         f, look = self.figures, self.look
-        mark: Piece = ("▸" if self.selected else " ", self.color)
+        mark = self.mark
         title, style = self.title
-        name: Piece = (fitted(title, 15).ljust(15), style)
+        name: Piece = (fitted(title, 14).ljust(14), style)
         if f.problem is not None:
             return [mark, name, (fitted(f" lost: {f.problem}", width - 16), look.bad)]
         if f.assignment is None:
             return [mark, name, (" not in the ring", look.dim)]
-        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.fetched or UNKNOWN
+        time = f"{ms_text(f.split.total_s)} ms" if f.split is not None else self.arriving_share or UNKNOWN
         busy = f"{f.split.busy:.0%}" if f.split is not None else ""
         windows = fitted(f.short_windows_text, width - 32)
         return [mark, name, (f" {windows:<{width - 31}}{time:>9}{busy:>5}", look.text)]
@@ -248,27 +270,25 @@ def table_heading(width: int, look: Look) -> Line:
     times = "".join(name.rjust(cells) for name, cells in _COLUMNS)
     chip = "chip".ljust(17) if width >= 100 else ""
     hop = "  next hop" if width >= 118 else ""
-    return [(f" {'device':<14}{chip}{'layers':<14}{'RAM':<13}{times}{hop}", look.dim)]
+    return [(f"  {'device':<14}{chip}{'layers':<14}{'RAM':<13}{times}{hop}", look.dim)]
 
 
 def table_row(card: Card, width: int) -> Line:
     """One row of the table under `table_heading`."""
     f, look = card.figures, card.look
-    mark: Piece = ("▸" if card.selected else " ", card.color)
     title, style = card.title
-    pieces: Line = [mark, (fitted(title, 13).ljust(14), style)]
+    pieces: Line = [card.mark, (fitted(title, 13).ljust(14), style)]
     if f.problem is not None:
         word = "lost: " if f.is_lost else ""
-        return [*pieces, (fitted(f"{word}{f.problem}", width - 15), look.bad)]
+        return [*pieces, (fitted(f"{word}{f.problem}", width - 16), look.bad)]
     if width >= 100:
         chip = chip_text(f.profile.chip) if f.profile is not None else UNKNOWN
         pieces.append((fitted(chip, 16).ljust(17), look.text))
     pieces += _table_layers(card, 14)
     pieces += _table_memory(card, 13)
-    if f.fetch is not None:
+    if card.arriving is not None:
         room = sum(cells for _, cells in _COLUMNS)
-        fetched = f"↓ {f.fetch.text(f.fetch.moved_s)}"
-        pieces.append((fitted(fetched, room).rjust(room), fg(look.accent)))
+        pieces.append((fitted(card.arriving_text, room).rjust(room), fg(look.accent)))
     elif f.split is None:
         dashes = "".join(UNKNOWN.rjust(cells) for _, cells in _COLUMNS)
         pieces.append((dashes, look.dim))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.style import Style
 
 from dnet_core.types.plan import DevicePrediction
 from dnet_tui.figures import DeviceFigures, device_figures
 from dnet_tui.look import Look, fg
 from dnet_tui.state import letters, link_of
-from dnet_tui.units import bytes_text, flops_text, hop_text, medium_text, ms_text
+from dnet_tui.units import bytes_text, chip_text, flops_text, hop_text, medium_text, ms_text
 from dnet_tui.widgets.device_card import UNKNOWN, meter, sparks, wrapped
 from dnet_tui.widgets.panel import Line, Panel
 
@@ -97,7 +98,9 @@ class _Facts:
             lines = self._told("Machine", _NOT_MEASURED, self._look.dim)
         else:
             flops = flops_text(f.flops_per_s) if f.flops_per_s is not None else UNKNOWN
-            lines = self._told("Machine", f"{profile.chip} · {profile.os} · MLX {profile.mlx_version}")
+            rest = f" · {profile.os} · MLX {profile.mlx_version}"
+            fits = cell_len(profile.chip + rest) <= self._width - _LABEL
+            lines = self._told("Machine", (profile.chip if fits else chip_text(profile.chip)) + rest)
             lines += self._told(
                 "", f"{flops} ({profile.backend}) · {bytes_text(profile.memory_bytes_per_s)}/s memory"
             )

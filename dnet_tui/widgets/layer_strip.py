@@ -6,7 +6,8 @@
 Resident solid, streamed `▒`, not loaded `·`, of a lost device `╳`; loading fills it from the left. A device
 is the brighter the more of the last laps it computed, its streamed layers the more its disk read. Without
 colour the device's letter stands in every cell. The layer under the mouse, or under the cursor while the
-strip has the focus, is named in the second row; enter or a click opens its device.
+strip has the focus, is named in the second row; enter or a click opens its device. Where a window takes so
+long that an eye can follow it, its device blinks instead while answers are made.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from dnet_tui.units import bytes_text, layers_text, ms_text
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.paint import Piece, row
 
+BLINK_S = 0.25
+"""From this time per window on a device blinks, and for so long it is bright, then dim."""
 _REST = 0.68  # how much of its colour a device at rest shows; the one that computes all the time shows all
 _DRIFT = 3  # how far from its window a letter may stand, in cells
 _SHADE = 0.05  # neighbouring layers differ by this much when every layer has a cell
@@ -94,6 +97,12 @@ class LayerStrip(Widget, can_focus=True):
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     hovered: reactive[int | None] = reactive(None, init=False)
     cursor: reactive[int] = reactive(0, init=False)
+    is_dimmed: reactive[bool] = reactive(False, init=False, repaint=False)
+    """The dark half of a blink."""
+
+    def watch_is_dimmed(self) -> None:
+        if slow_devices(self.view):
+            self.refresh()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return 2
@@ -180,13 +189,26 @@ class LayerStrip(Widget, can_focus=True):
         """Of each device, how much of its colour its resident and its streamed layers show."""
         splits = stage_splits(self.view) if self.view.sessions else {}
         token_s = sum(split.total_s for split in splits.values())
+        slow = slow_devices(self.view)
         glows = []
         for name in letters(self.view):
             split = splits.get(name)
             computing = split.busy if split is not None else 0.0
+            if name in slow:
+                computing = 0.0 if self.is_dimmed else 1.0
             reading = split.read_s / token_s if split is not None and token_s else 0.0
             glows.append(tuple(_REST + (1 - _REST) * min(1.0, share) for share in (computing, reading)))
         return [(resident, streamed) for resident, streamed in glows]
+
+
+def slow_devices(view: ClusterView) -> frozenset[str]:
+    """The devices whose windows take `BLINK_S` or more each, while answers are made."""
+    splits = stage_splits(view) if view.sessions else {}
+    return frozenset(
+        a.peer
+        for a in (view.plan.assignments if view.plan is not None else ())
+        if a.peer in splits and splits[a.peer].compute_s + splits[a.peer].disk_s >= BLINK_S * len(a.windows)
+    )
 
 
 def strip_labels(view: ClusterView, plan: RingPlan, width: int, look: Look) -> list[Piece]:

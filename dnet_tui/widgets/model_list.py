@@ -20,8 +20,9 @@ from dnet_tui.look import Look, fg, look_of
 from dnet_tui.units import bytes_text
 from dnet_tui.widgets.paint import Piece
 from dnet_tui.widgets.paint import row as painted
+from dnet_tui.work import Transfer
 
-_FIT_CELLS = 33
+_FIT_CELLS, _SHORT_FIT_CELLS = 33, 25
 
 
 class ModelList(ScrollView, can_focus=True):
@@ -120,10 +121,10 @@ class ModelList(ScrollView, can_focus=True):
         return painted(self._pieces(line, width, look), width, base)
 
     def _pieces(self, row: Row, width: int, look: Look) -> list[Piece]:
-        wide = width >= 92
+        wide, narrow = width >= 92, width < 70
         mark, style = _mark(row, look)
         owner, slash, name = row.entry.id.rpartition("/")
-        cells = width - 3 - 7 - 9 - _FIT_CELLS - (11 if wide else 0)
+        cells = width - 3 - 9 - (_SHORT_FIT_CELLS if narrow else 7 + _FIT_CELLS) - (11 if wide else 0)
         shown = f"{owner}{slash}{name}" if len(row.entry.id) <= cells else name
         shown = shown if len(shown) <= cells else shown[: cells - 1] + "…"
         quantization = row.entry.quantization or "–"
@@ -132,21 +133,21 @@ class ModelList(ScrollView, can_focus=True):
         pieces: list[Piece] = [
             (f" {mark} ", style),
             *_name(shown, cells, look),
-            (f"{quantization:>6} ", look.dim),
+            ("" if narrow else f"{quantization:>6} ", look.dim),
             (f"{size:>8} ", look.text),
         ]
         if wide:
             pieces.append((f"{layers:>10} ", look.dim))
-        return [*pieces, *self._fit(row, look)]
+        return [*pieces, *self._fit(row, look, is_short=narrow)]
 
-    def _fit(self, row: Row, look: Look) -> list[Piece]:
+    def _fit(self, row: Row, look: Look, *, is_short: bool) -> list[Piece]:
         if row.transfer is not None:
-            share = row.transfer.done_bytes / max(1, row.transfer.total_bytes)
-            filled = round(share * 16)
-            bar = "━" * filled + "╌" * (16 - filled)
-            late = row.transfer.is_stalled(self.now_s)
-            style = look.bad if late else fg(look.accent)
-            return [(f"  {bar} {'stalled' if late else f'{share:.0%}'}", style)]
+            return self._bar(row.transfer, "", look)
+        if row.arrival is not None:
+            moving = row.arrival.moving
+            if moving is None:
+                return [(f"  {row.arrival.step} …", fg(look.accent))]
+            return self._bar(moving, " " + row.arrival.verb, look)
         match row.fit:
             case Fits(num_streamed=0):
                 style = fg(look.vivid(look.success))
@@ -156,7 +157,15 @@ class ModelList(ScrollView, can_focus=True):
                 style = look.bad
             case _:
                 style = look.dim
-        return [(f"  {fit_text(row.fit)}", style)]
+        return [(f"  {fit_text(row.fit, is_short=is_short)}", style)]
+
+    def _bar(self, transfer: Transfer, what: str, look: Look) -> list[Piece]:
+        share = transfer.done_bytes / max(1, transfer.total_bytes)
+        filled = round(share * 16)
+        bar = "━" * filled + "╌" * (16 - filled)
+        late = transfer.is_stalled(self.now_s)
+        style = look.bad if late else fg(look.accent)
+        return [(f"  {bar} {'stalled' if late else f'{share:.0%}{what}'}", style)]
 
 
 def _name(shown: str, cells: int, look: Look) -> list[Piece]:
@@ -168,7 +177,7 @@ def _mark(row: Row, look: Look) -> tuple[str, Style]:
     """Loaded, here, partly here, on its way, locked; nothing for what would have to be fetched."""
     if row.is_loaded:
         return "●", fg(look.success)
-    if row.transfer is not None:
+    if row.transfer is not None or row.arrival is not None:
         return "↓", fg(look.accent)
     if row.entry.is_here:
         return "✓", fg(look.success)

@@ -152,7 +152,7 @@ def _speed(prediction: Prediction, look: Look) -> Line:
 
 def _heading(wide: bool) -> str:
     bar = f"{'':<14}" if wide else ""
-    left = f" {'device':<13}{'layers':<13}{'in RAM':>7}{'disk':>5}  {'memory':<12}"
+    left = f"  {'device':<13}{'layers':<13}{'in RAM':>7}{'disk':>5}  {'memory':<12}"
     return f"{left}{bar}{'compute':>8}{'disk':>7}{'net':>6}"
 
 
@@ -161,14 +161,14 @@ def _row(state: PlanState, index: int, wide: bool, width: int, look: Look) -> Li
     named = letters_of(solution)
     color = look.device(list(named).index(row.peer))
     chosen = index == min(state.cursor, len(state.rows) - 1)
-    mark = ("▸" if chosen else " ", fg(color, bold=True))
+    mark = ("▸ " if chosen else "  ", fg(color, bold=True))
     pin = " ⚲" if row.peer in state.pinned else ""
     name = (fitted(f"{named[row.peer]} {row.peer}", 12 - len(pin)) + pin, fg(color, bold=True))
     pad = (" " * (13 - len(name[0])), Style())
     if row.slot is None:
         why = next((r.text for r in solution.reasons if r.peer == row.peer), "")
         told = "left out by you · x takes it in" if row.peer in state.excluded else why
-        return [mark, name, pad, (fitted(told, width - 14), look.dim)]
+        return [mark, name, pad, (fitted(told, width - 15), look.dim)]
     window, _ = solution.plan.path[row.slot]
     assignment = next(a for a in solution.plan.assignments if a.peer == row.peer)
     predicted = next(d for d in solution.prediction.devices if d.peer == row.peer)

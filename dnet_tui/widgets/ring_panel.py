@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textual.events import Click
+from textual.reactive import reactive
 
 from dnet_tui.figures import DeviceFigures, device_figures
 from dnet_tui.look import Look, fg
@@ -56,18 +57,30 @@ def _hop(f: DeviceFigures, look: Look) -> Line:
 
 
 class AnswersPanel(Panel):
-    """Paints the sessions of `view`: the chat's and those that came over the endpoint."""
+    """Paints the sessions of `view`, and whose they are: one is the chat's, others came over the API."""
 
     DEFAULT_CSS = "AnswersPanel { height: auto; }"
 
+    is_chatting: reactive[bool] = reactive(False, init=False, repaint=False)
+    """Whether the chat has an answer in flight; it has one at most."""
+
+    def watch_is_chatting(self) -> None:
+        self.repaint()
+
     def lines(self, width: int, room: int, look: Look) -> list[Line]:
         sessions = list(self.view.sessions.values())
-        count = str(len(sessions)) if sessions else "none"
-        lines = [title("Answers in flight", count, width, look)]
+        lines = [title("Answers in flight", self._origins(len(sessions)), width, look)]
         lines += [[(_session(s), look.text)] for s in sessions[:_MOST_ANSWERS]]
         if len(sessions) > _MOST_ANSWERS:
             lines[-1] = [(f"and {len(sessions) - _MOST_ANSWERS + 1} more", look.dim)]
         return lines
+
+    def _origins(self, count: int) -> str:
+        """`chat 1`, `chat 1 · API 2`, `none`."""
+        own = min(count, int(self.is_chatting))
+        parts = [f"chat {own}"] if own else []
+        parts += [f"API {count - own}"] if count > own else []
+        return " · ".join(parts) or "none"
 
 
 def _session(session: Session) -> str:

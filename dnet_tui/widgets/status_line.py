@@ -16,7 +16,7 @@ from dnet_tui.look import Look, fg, look_of
 from dnet_tui.serving import EndpointState, Off, On, Starting
 from dnet_tui.state import ClusterView, NoModel, Preparing, Ready, Unusable
 from dnet_tui.units import progress_bytes_text, seconds_text
-from dnet_tui.widgets.paint import Piece, two_sides
+from dnet_tui.widgets.paint import Piece, two_sides, width_of
 from dnet_tui.widgets.turn import SPINNER
 from dnet_tui.work import Step, Work
 
@@ -65,9 +65,20 @@ class StatusLine(Widget):
         if name is not None:
             shown = name if self.size.width >= 100 else name.rpartition("/")[2] or name
             left.append((f"  {shown}", Style(bold=True)))
-        left += self._step(look)
-        right = [*self._speed_pieces(look), *self._endpoint_pieces(look), (" ", Style())]
-        return two_sides(left, right, self.size.width, base)
+        step = self._step(look, has_rate=True)
+        if width_of(left) + width_of(step) > self.size.width:  # the time left says more than the rate
+            step = self._step(look, has_rate=False)
+        left += step
+        return two_sides(left, self._right(look, self.size.width - width_of(left)), self.size.width, base)
+
+    def _right(self, look: Look, room: int) -> list[Piece]:
+        """Speed and endpoint; where there is no room for all, the time to the first token goes first."""
+        first, rate = self._speed_pieces(look)
+        end: list[Piece] = [*self._endpoint_pieces(look), (" ", Style())]
+        for pieces in ([*first, *rate, *end], [*rate, *end]):
+            if width_of(pieces) < room:
+                return pieces
+        return end
 
     def _endpoint_pieces(self, look: Look) -> list[Piece]:
         match self.endpoint:
@@ -83,18 +94,18 @@ class StatusLine(Widget):
                 error: list[Piece] = [(f" last error {late}", look.bad)] if late and not busy else []
                 return [(f"  API :{port}{busy}", fg(look.success)), *error]
 
-    def _step(self, look: Look) -> list[Piece]:
+    def _step(self, look: Look, *, has_rate: bool) -> list[Piece]:
         if isinstance(self.view.model, Unusable):
             return [("  not loaded", look.bad)]
         pieces: list[Piece] = []
-        step = self._loading_text()
+        step = self._loading_text(has_rate=has_rate)
         if step:
             pieces.append((f"  {step}", look.dim))
         if self.work.downloads:
             pieces.append((f"  {self._downloads_text()}", fg(look.accent)))
         return pieces
 
-    def _loading_text(self) -> str:
+    def _loading_text(self, *, has_rate: bool) -> str:
         """The step of the load and what is left of it, or what is loaded."""
         spinner, work = SPINNER[self.spin % len(SPINNER)], self.work
         match self.view.model:
@@ -105,19 +116,19 @@ class StatusLine(Widget):
             case Preparing() | NoModel() if not self.view.here:
                 return f"{spinner} starting the shards"
         if work.fetches:
-            return f"{spinner} {self._fetches_text()}"
+            return f"{spinner} {self._fetches_text(has_rate=has_rate)}"
         if work.transfer is not None and work.step is not None:
-            return f"{spinner} {work.step} {work.transfer.text(self.now_s)}"
+            return f"{spinner} {work.step} {work.transfer.text(self.now_s, has_rate=has_rate)}"
         taken = self.now_s - work.since_s
         counted = f" · {taken:.0f} s" if work.step in (Step.PROFILING, Step.SOLVING) and taken >= 1 else ""
         return f"{spinner} {work.step or Step.PREPARING}{counted}"
 
-    def _fetches_text(self) -> str:
+    def _fetches_text(self, *, has_rate: bool) -> str:
         """Of the devices that bring the files to themselves, the one that will be last."""
         fetches = self.work.fetches
         slowest = max(fetches, key=lambda name: (fetches[name].is_stalled(self.now_s), fetches[name].missing))
         more = f" (+{len(fetches) - 1})" if len(fetches) > 1 else ""
-        return f"fetching on {slowest}{more} {fetches[slowest].text(self.now_s)}"
+        return f"fetching on {slowest}{more} {fetches[slowest].text(self.now_s, has_rate=has_rate)}"
 
     def _downloads_text(self) -> str:
         downloads = self.work.downloads
@@ -133,14 +144,16 @@ class StatusLine(Widget):
             return f"↓ {len(downloads)} models {progress_bytes_text(done, total)}"
         return f"↓ {model.rpartition('/')[2]} {transfer.text(self.now_s)}"
 
-    def _speed_pieces(self, look: Look) -> list[Piece]:
+    def _speed_pieces(self, look: Look) -> tuple[list[Piece], list[Piece]]:
+        """Time to the first token, and tokens per second."""
         ttft_s, tokens_per_s = self.speeds
-        pieces: list[Piece] = []
+        first: list[Piece] = []
+        rate: list[Piece] = []
         if ttft_s is not None:
-            pieces.append((f"first token {seconds_text(ttft_s)}", look.dim))
+            first.append((f"  first token {seconds_text(ttft_s)}", look.dim))
         if tokens_per_s is not None:
-            pieces += [("  ", Style()), (f"{tokens_per_s:.1f}", Style(bold=True)), (" tok/s", Style())]
-        return pieces
+            rate += [("  ", Style()), (f"{tokens_per_s:.1f}", Style(bold=True)), (" tok/s", Style())]
+        return first, rate
 
 
 def _devices_text(view: ClusterView) -> str:

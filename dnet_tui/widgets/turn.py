@@ -28,6 +28,7 @@ from dnet_tui.chat import (
     Stopped,
     Turn,
 )
+from dnet_tui.look import fg
 from dnet_tui.prose import Prose
 from dnet_tui.units import count_text, seconds_text
 from dnet_tui.widgets.paint import row
@@ -193,9 +194,13 @@ class TurnLines:
         return [head, *body, Strip.blank(0)]
 
     def _render_problem(self) -> list[Strip]:
-        if not isinstance(self.turn.phase, Failed):
-            return []
-        return self._renderer.text(self.turn.phase.message, self._renderer.look.bad, self._width, pad=_INDENT)
+        """What happened to the ring meanwhile, and why there is no more."""
+        look, lines = self._renderer.look, list[Strip]()
+        for note in self.turn.reply.notes:
+            lines += self._renderer.text(f"↻ {note}", fg(look.vivid(look.warning)), self._width, pad=_INDENT)
+        if isinstance(self.turn.phase, Failed):
+            lines += self._renderer.text(self.turn.phase.message, look.bad, self._width, pad=_INDENT)
+        return lines
 
     def _foot(self, spin: int, margin: Segment) -> Strip:
         look = self._renderer.look

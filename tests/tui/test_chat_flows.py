@@ -109,6 +109,34 @@ async def test_a_chat_is_kept_found_and_gone_on_with(open_desk: OpenDesk, kept: 
         assert [(chat.title, chat.num_turns) for chat in found] == [("A colour?", 2), ("A grain?", 1)]
 
 
+async def test_the_mouse_chooses_a_chat_and_opens_it(open_desk: OpenDesk, kept: Kept) -> None:
+    answers = [Answer(words("One.")), Answer(words("Two."))]
+    async with open_desk(FakeCoordinator(answers=answers), personal=kept()) as desk:
+        await ask(desk, "First")
+        await desk.pilot.press("ctrl+n")
+        await ask(desk, "Second")
+        shown = await open_history(desk, 2)
+        assert shown.highlighted == 0
+        await desk.pilot.click(shown, offset=(4, 1))
+        assert shown.highlighted == 1, "so that it can be renamed or deleted"
+        assert isinstance(desk.app.screen, HistoryScreen)
+        await desk.pilot.click(shown, offset=(4, 1))
+        await settled(desk, lambda: bool(desk.turns) and desk.turns[0].prompt == "First")
+
+
+async def test_what_the_hint_of_a_turn_says_can_be_clicked(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await ask(desk, "A question")
+        y = next(i for i, line in enumerate(desk.screen_text().splitlines()) if "A question" in line)
+        await desk.pilot.click(offset=(5, y))
+        rows = desk.screen_text().splitlines()
+        y, row = next((i, line) for i, line in enumerate(rows) if "e edits · c copies" in line)
+        await desk.pilot.click(offset=(row.index("c copies") + 2, y))
+        assert desk.app.clipboard == "The capital of France is **Paris**."
+        await desk.pilot.click(offset=(row.index("e edits") + 2, y))
+        assert desk.prompt.text == "A question"
+
+
 async def test_rename_delete_bring_back_and_export(open_desk: OpenDesk, kept: Kept, tmp_path: Path) -> None:
     async with open_desk(personal=kept()) as desk:
         await ask(desk, "A question")

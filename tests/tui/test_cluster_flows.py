@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -13,11 +13,13 @@ from textual.widgets import Footer
 
 from dnet_core.types.ring import LayerWindow
 from dnet_tui.app import DnetApp
+from dnet_tui.chat import ChatSettings, Queued, asked, request_for
 from dnet_tui.screens.device import DeviceScreen
 from dnet_tui.screens.plan import PlanScreen
-from dnet_tui.state import Ready
+from dnet_tui.state import Loading, Ready
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.device_list import DeviceList
+from dnet_tui.widgets.key_bar import KeyBar
 from dnet_tui.widgets.layer_strip import LayerStrip
 from tests.tui.macs import FITS, GatedMacs, ask, checked, loaded, macs_app
 
@@ -165,10 +167,80 @@ async def test_a_device_that_leaves_in_mid_answer_is_red_and_comes_back(open_tab
             "ring broken at air: the connection was closed; answers wait",
             "placing the layers again on studio, mbp-16, mini",
         } <= table.log
+        (note,) = table.app.conversation.turns[-1].reply.notes
+        assert all(name in note.split("; placed anew on ")[1] for name in ring(table.app))
+        assert re.search(r"↻ air left after \d+ tok; placed anew on", table.text()), "it stays in the turn"
         table.macs.rejoin("air")
         await table.pilot.pause()
         assert "✗" not in table.text().splitlines()[0]
         assert "air is back and can take part again" in table.log
+
+
+def ring(app: DnetApp) -> set[str]:
+    plan = app.view.plan
+    return {a.peer for a in plan.assignments} if plan is not None else set()
+
+
+async def test_a_device_that_is_back_is_taken_in_from_the_palette(open_table: OpenTable) -> None:
+    async with open_table(size=(200, 60)) as table:
+
+        def offers() -> dict[str, Callable[[], object]]:
+            commands = table.app.get_system_commands(table.app.screen)
+            return {c.title: c.callback for c in commands if c.title.startswith("Take in")}
+
+        assert offers() == {}
+        table.macs.lose("air")
+        await table.macs.until(
+            lambda: isinstance(table.app.view.model, Ready) and "air" not in ring(table.app), table.pilot
+        )
+        table.macs.rejoin("air")
+        await table.pilot.pause()
+        offers()["Take in air"]()
+        await table.macs.until(lambda: len(table.macs.plans_loaded) == 2, table.pilot)
+        await table.pilot.pause()
+        assert "air" in ring(table.app)
+        assert isinstance(table.app.view.model, Ready)
+        assert offers() == {}
+
+
+async def test_loading_an_edited_plan_is_cancelled_and_tried_again(open_table: OpenTable) -> None:
+    async with open_table() as table:
+        loaded_plan = table.app.view.plan
+        await table.press("f12", "j", "right")
+        await checked(table.pilot)
+        await table.press("enter")
+        await table.macs.until(lambda: isinstance(table.app.view.model, Loading), table.pilot)
+        await table.press("escape", "escape")
+        await table.macs.gate.arrive()
+        await table.pilot.pause()
+        assert "loading was cancelled" in table.text()
+        assert not table.macs.is_changing
+        assert len(table.macs.plans_loaded) == 1
+        await table.press("ctrl+r")
+        await table.macs.until(lambda: len(table.macs.plans_loaded) == 2, table.pilot)
+        await table.pilot.pause()
+        assert isinstance(table.app.view.model, Ready)
+        assert table.app.view.plan == loaded_plan, "as the solver finds best"
+
+
+async def test_answers_in_flight_say_whose_they_are(open_table: OpenTable) -> None:
+    async with open_table(size=(200, 60)) as table:
+        assert "none" in table.line("Answers in flight")
+        await ask(table.macs, table.pilot, 3)
+        assert table.line("Answers in flight").endswith("chat 1")
+        stream = table.macs.generate(request_for((asked("Over the API", Queued("")),), ChatSettings()))
+        async with aclosing(stream):
+            await anext(stream)
+            await table.pilot.pause()
+            assert table.line("Answers in flight").endswith("chat 1 · API 1")
+
+
+async def test_a_chip_is_told_in_full_where_there_is_room(open_table: OpenTable) -> None:
+    for size, chip in (((200, 60), "Apple M2 10c · macOS"), ((40, 24), "M2 10c · macOS")):
+        async with open_table(size=size) as table:
+            table.app.post_message(DeviceList.Opened("air"))
+            await table.pilot.pause()
+            assert f"Machine   {chip}" in table.text()
 
 
 # ---- layers ----
@@ -261,7 +333,7 @@ async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable)
             "mini": LayerWindow(57, 70),
             "mbp-16": LayerWindow(70, 94),
         }
-        assert "13 L57–69" in table.line("▸C mini")
+        assert "13 L57–69" in table.line("▸ C mini")
         assert "than the loaded plan" in table.text()
         assert table.app.view.plan == table.macs.plans_loaded[0], "nothing is loaded yet"
         wanted = table.plan._state.solution.plan
@@ -306,7 +378,7 @@ async def test_a_device_is_left_out_and_taken_in_again(open_table: OpenTable) ->
     async with open_table() as table:
         await table.press("f12", "x")
         assert "air" not in table.windows
-        assert "left out by you" in table.line("▸D air")
+        assert "left out by you" in table.line("▸ D air")
         assert "2 rounds" in table.text() or "round 2" in table.text()
         await table.press("x")
         assert set(table.windows) == {"air", "studio", "mini", "mbp-16"}
@@ -316,10 +388,10 @@ async def test_a_device_is_left_out_and_taken_in_again(open_table: OpenTable) ->
 async def test_residency_is_set_by_hand(open_table: OpenTable) -> None:
     async with open_table() as table:
         await table.press("f12", "j", "j", "minus", "minus")
-        assert table.line("▸C mini").split()[4:6] == ["10", "2"]
+        assert table.line("▸ C mini").split()[5:7] == ["10", "2"]
         assert "from disk" in table.line("predicted")
         await table.press("plus", "plus")
-        assert table.line("▸C mini").split()[4:6] == ["12", "–"]
+        assert table.line("▸ C mini").split()[5:7] == ["12", "–"]
         await table.press("plus")
         assert "all 12 layers of mini stay in memory already" in table.text()
 
@@ -328,7 +400,7 @@ async def test_a_pinned_device_keeps_its_layers_when_the_rest_is_planned_anew(op
     async with open_table() as table:
         await table.press("f12", "j", "left", "p")
         own = table.windows["studio"]
-        assert "⚲" in table.line("▸B studio")
+        assert "⚲" in table.line("▸ B studio")
         await table.press("j", "x")
         assert "mini" not in table.windows
         assert table.windows["studio"] == own
@@ -375,9 +447,8 @@ async def test_the_footer_fits_80_columns_on_the_cluster_too(open_table: OpenTab
         rights = [c.region.right for c in footer.children if "-command-palette" not in c.classes]
         assert max(rights) <= footer.query_one(".-command-palette").region.x
         await table.press("escape", "f12")
-        footer = table.app.screen.query_one(Footer)
-        assert max(child.region.right for child in footer.children) <= 80
-        assert len(footer.children) >= 9
+        assert table.app.screen.query_one(KeyBar).region.right <= 80
+        assert "a automatic · enter loads · esc closes" in table.text(), "no key is cut"
 
 
 async def test_tab_goes_round_the_panels(open_table: OpenTable) -> None:

@@ -67,7 +67,7 @@ def test_turns_survive_json() -> None:
         "Ünïcode?\n\nTwo paragraphs",
         (
             Reply("first", DONE, Thought("hm", 3, 1.5)),
-            Reply("half", Stopped(2)),
+            Reply("half", Stopped(2), notes=("air left after 1 tok; placed anew on mini",)),
             Reply("", Failed("mini left the ring", 0)),
         ),
         shown=1,

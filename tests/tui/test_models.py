@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from textual.widgets import Input
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
 from dnet_core.errors import LoadError, NotReady
-from dnet_core.types.models import Fits, ModelFit, TooBig
+from dnet_core.events import FetchProgressed, LoadProgressed
+from dnet_core.types.models import Fits, ModelFit, Room, TooBig
 from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, fit_text
 from dnet_tui.pace import Timing
@@ -23,6 +25,7 @@ from dnet_tui.state import Loading, Ready
 from dnet_tui.widgets.model_list import ModelList
 from tests.fake_coordinator import FakeCoordinator
 from tests.tui.conftest import MODEL, OpenDesk
+from tests.tui.test_snapshots import four
 
 QWEN_8B = "mlx-community/Qwen3-8B-4bit"
 LLAMA = "mlx-community/Llama-3.3-70B-Instruct-4bit"
@@ -122,6 +125,18 @@ async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
         assert "gpt-oss-20b" in desk.text().splitlines()[0]
 
 
+async def test_enter_on_what_is_loaded_only_goes_back() -> None:
+    async with table() as desk:
+        await desk.open()
+        assert desk.chosen == LLAMA
+        assert "enter goes on with it" in desk.text()
+        desk.sand.flows.clear()
+        await desk.pilot.press("enter")
+        await desk.pilot.pause()
+        assert not isinstance(desk.app.screen, ModelPicker)
+        assert not desk.demo.is_changing
+
+
 async def test_choosing_while_a_model_loads_cancels_that_load() -> None:
     async with table() as desk:
         await desk.open()
@@ -161,10 +176,11 @@ async def test_d_fetches_beside_the_chat_and_d_stops_it() -> None:
         await desk.open()
         await desk.choose(QWEN_8B)
         desk.sand.flows.clear()
-        await desk.pilot.press("d")
+        await desk.pilot.press("d", "enter")
         await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
         await desk.pilot.pause()
-        assert "fetching 0.0/4.6 GB · d stops" in desk.text()
+        assert "fetching to this machine 0.0/4.6 GB" in desk.text()
+        assert "d stops fetching" in desk.text()
         desk.sand.flows.set()
         await desk.until(lambda: desk.app.work_in_hand.downloads[QWEN_8B].done_bytes > 1e9)
         desk.sand.flows.clear()
@@ -178,7 +194,100 @@ async def test_d_fetches_beside_the_chat_and_d_stops_it() -> None:
         assert isinstance(desk.app.view.model, Ready), "what is loaded stays loaded"
         desk.sand.flows.set()
         await desk.pilot.press("d")
+        assert "GB are here); 212 GB are free in" in desk.text(), "the rest is asked for"
+        await desk.pilot.press("enter")
         await desk.until(lambda: any(e.id == QWEN_8B and e.is_here for e in desk.picker.catalogue.here))
+
+
+async def test_d_asks_before_it_fetches() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        await desk.pilot.press("d")
+        assert "4.6 GB to fetch; 212 GB are free in ~/.cache/huggingface/hub" in desk.text()
+        assert "enter downloads it · esc leaves it" in desk.text()
+        await desk.pilot.press("escape")
+        assert isinstance(desk.app.screen, ModelPicker), "esc only leaves the question"
+        await desk.pilot.press("d", "down")
+        assert "downloads it" not in desk.text(), "any other key leaves it"
+        assert not desk.app.work_in_hand.downloads
+
+
+async def test_a_download_that_has_no_room_does_not_begin() -> None:
+    async with table() as desk:
+
+        async def full() -> Room:
+            return Room("/models", 1_000_000_000)
+
+        desk.demo.library.room = full  # type: ignore[method-assign]
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        await desk.pilot.press("d")
+        assert "4.6 GB to fetch; 1.0 GB are free in /models" in desk.text()
+        assert "that is not enough: delete models that are not used" in desk.text()
+        await desk.pilot.press("enter")
+        await desk.pilot.pause()
+        assert not desk.app.work_in_hand.downloads
+
+
+async def test_the_picker_says_which_device_fetches_and_how_far(open_desk: OpenDesk) -> None:
+    async with open_desk(four(), size=(120, 40), loaded=False) as desk:
+        await desk.step(2)
+        for second in range(4):
+            desk.fake.gate.now_s += 1
+            desk.fake.tell(FetchProgressed(MODEL, second * 110_000_000, 4_600_000_000, "mbp-16"))
+            desk.fake.tell(FetchProgressed(MODEL, second * 40_000_000, 4_600_000_000, "mini"))
+            desk.fake.tell(LoadProgressed("studio", second * 1_000_000_000, 4_000_000_000))
+            await desk.pilot.pause()
+        desk.fake.tell(LoadProgressed("air", 500_000_000, 500_000_000))
+        await desk.pilot.press("ctrl+o")
+        await desk.pilot.pause(0.05)
+        text = desk.screen_text()
+        told = {
+            name: line
+            for name in ("studio", "mbp-16", "mini", "air")
+            for line in text.splitlines()
+            if re.search(rf"[A-D] {name} +(fetches|loads|has)", line)
+        }
+        assert "fetches 0.3/4.6 GB · 110 MB/s · 39 s left" in told["mbp-16"]
+        assert "fetches 0.1/4.6 GB · 40 MB/s · 2 min left" in told["mini"]
+        assert "loads 3.0/4.0 GB · 1.0 GB/s · 1 s left" in told["studio"]
+        assert "has loaded 500 MB" in told["air"]
+        row = next(line for line in text.splitlines() if MODEL in line and "╌" in line)
+        assert "3% fetched" in row, "of the device that will be last"
+
+
+async def test_the_picker_knows_who_has_a_model_from_what_loads_have_told() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(LLAMA)
+        assert "on studio, mbp-16" in desk.text()
+        await desk.choose(GPT)
+        assert "on no device that is known of · mbp-16: fetched there when it loads" in desk.text()
+
+
+async def test_simulated_macs_fetch_for_themselves() -> None:
+    sand, told = Sand(), list[FetchProgressed]()
+    demo = DemoCluster(Macs(2), pause=sand.pause, clock=sand.clock, here=frozenset())
+
+    async def listen() -> None:
+        async with demo.subscribe() as events:
+            async for event in events:
+                if isinstance(event, FetchProgressed):
+                    told.append(event)
+
+    async with demo, asyncio.TaskGroup() as group:
+        task = group.create_task(listen())
+        await asyncio.sleep(0)
+        await demo.load(LLAMA)
+        assert {event.peer for event in told} == {None, "mbp-16"}, (
+            "the screen's own machine fetched it before"
+        )
+        assert told[-1].done_bytes == told[-1].total_bytes
+        num_told = len(told)
+        await demo.load(LLAMA)
+        assert len(told) == num_told, "once"
+        task.cancel()
 
 
 async def test_x_asks_before_it_deletes() -> None:

@@ -41,6 +41,11 @@ def test_every_chat_option_reaches_the_settings() -> None:
         (["--grpc-port", "58081", "--no-mdns"], "leave out --no-mdns, or add --peer"),
         (["--grpc-port", "58081", "--no-local-shard"], "this head has no shard"),
         (["--demo", "17"], "between 1 and 16"),
+        (
+            ["--demo", "4", "--shards", "2"],
+            "--demo shows simulated Macs and starts nothing: leave out --shards",
+        ),
+        (["--demo", "2", "--peer", "10.0.0.7", "--no-mdns"], "leave out --peer and --no-mdns"),
         (["--temp", "0"], "unrecognized arguments"),
     ],
 )

@@ -112,6 +112,22 @@ def test_the_strip_in_letters_is_as_agreed(rounds: int, snapshot: SnapshotAssert
     assert "\n".join(text) == snapshot
 
 
+@pytest.mark.parametrize(("num_layers", "blinks"), [(30, False), (400, True)])
+async def test_a_window_that_an_eye_can_follow_blinks(
+    num_layers: int, blinks: bool, open_desk: OpenDesk
+) -> None:
+    """From 250 ms on; 2.1 ms a layer here, half of them on each device."""
+    async with open_desk(FakeCoordinator(num_layers=num_layers)) as desk:
+        strip = desk.app.query_one(LayerStrip)
+        await desk.say("A question")
+        await desk.step(5)
+        bright = strip._glows()
+        strip.is_dimmed = True
+        assert (strip._glows() != bright) == blinks
+        await desk.finish()
+        assert strip._glows()[0] == strip._glows()[1], "calm again"
+
+
 async def test_what_computes_and_what_reads_is_bright(open_desk: OpenDesk) -> None:
     """A device is the brighter the more it computes, its streamed layers the more its disk reads."""
     x = Assignment("x", (LayerWindow(0, 15),), tuple(range(5, 15)), 2)

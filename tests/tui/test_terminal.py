@@ -207,6 +207,84 @@ def test_the_demonstration_runs_in_a_terminal(terminal: Terminal) -> None:
     terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
 
 
+def test_theme_key_and_plan_are_changed_in_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type(f"export DNET_HOME={tmp_path}; {COMMAND} --demo 4; echo exit=$?")
+    terminal.press("Enter")
+    terminal.until("model", lambda s: "● 4 devices" in s, READY_S)
+
+    terminal.press("C-p")
+    terminal.until("palette", lambda s: "Search for commands" in s, QUICK_S)
+    terminal.type("Theme: light")
+    terminal.until("theme", lambda s: "Theme: light" in s and "Quit" not in s.splitlines()[-4:], QUICK_S)
+    terminal.press("Down", "Enter")
+    settings = tmp_path / "terminal.json"
+    until_file(settings, '"theme": "light"')
+
+    terminal.press("F2")
+    terminal.until("settings", lambda s: "changes hold at once" in s, QUICK_S)
+    terminal.press("Right")
+    terminal.until("keys", lambda s: "enter changes a key" in s, QUICK_S)
+    terminal.press("Tab", "Down", "Enter")
+    terminal.until("question", lambda s: "Press the new key for" in s, QUICK_S)
+    assert "Start a new conversation" in terminal.screen()
+    terminal.press("F10")
+    until_file(settings, '"chat.new": "f10"')
+    terminal.press("Escape")
+    terminal.until(
+        "chat", lambda s: "changes hold at once" not in s and "f10 New" in s.replace("F10", "f10"), QUICK_S
+    )
+
+    terminal.press("F12")
+    terminal.until("plan", lambda s: "as predicted" in s or "no token measured yet" in s, QUICK_S)
+    terminal.press("j", "Right")
+    terminal.until("edit", lambda s: "by hand · not loaded" in s, QUICK_S)
+    terminal.press("Enter")
+    terminal.until("load", lambda s: "○ 4 devices" in s, QUICK_S)
+    terminal.until("model", lambda s: "● 4 devices" in s, READY_S)
+    terminal.press("F12")
+    terminal.until("plan", lambda s: "─ loaded ─╯" in s, QUICK_S)
+    terminal.press("Escape", "C-q")
+    terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
+
+
+def until_file(path: Path, text: str) -> None:
+    deadline = time.monotonic() + QUICK_S
+    while not path.exists() or text not in path.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline, f"{path} has no {text}"
+        time.sleep(0.05)
+
+
+def test_after_a_kill_the_chat_is_there_and_said_to_be(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 24)
+    try:
+        start(terminal, "--temperature", "0")
+        terminal.until("model", lambda s: "● 1 device" in s, READY_S)
+        terminal.type("What is the capital of France?")
+        terminal.press("Enter")
+        terminal.until("answer", lambda s: "✓" in s, ANSWER_S)
+        app = next(p for p in terminal.children() if any(part.endswith("dnet-tui") for part in p.cmdline()))
+        shards = terminal.shards()
+        app.kill()
+        assert psutil.wait_procs(shards, timeout=QUICK_S)[1] == [], "shards end with what started them"
+    finally:
+        terminal.close()
+    terminal = Terminal(tmp_path, 80, 24)  # what was killed could not restore its own
+    try:
+        start(terminal)
+        terminal.until("notice", lambda s: "dnet-tui was killed the last time" in s, READY_S)
+        terminal.press("C-f")
+        terminal.until("history", lambda s: "What is the capital of France?  just now" in s, QUICK_S)
+        terminal.press("Enter")
+        terminal.until("chat", lambda s: "Paris" in s and "just now" not in s, QUICK_S)
+        terminal.press("C-q")
+        terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
+        start(terminal)
+        terminal.until("model", lambda s: "● 1 device" in s, READY_S, running=False)
+        assert "was killed" not in terminal.screen(), "said once"
+    finally:
+        terminal.close()
+
+
 def test_a_model_that_is_not_there_is_said_in_the_chat(terminal: Terminal) -> None:
     start(terminal, "--model", "./no/such/model")
     screen = terminal.until("reason", lambda s: "not loaded" in s and "✗" in s, READY_S)

@@ -101,6 +101,21 @@ def test_both_places_of_models_are_told(tmp_path: Path) -> None:
     assert "hub" in texts
 
 
+@pytest.mark.parametrize("folder", ["/proc/models", "{file}/models"])
+def test_a_folder_that_cannot_be_used_is_said(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that 0.0 GB are free there, which would send people to delete files."""
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("DNET_HOME", folder.format(file=file))
+    found = next(f for f in host.disk() if "cannot be put" in f.text)
+    assert found.level is Level.BROKEN
+    assert str(paths().models) in found.text
+    assert "set DNET_HOME" in (found.advice or "")
+    assert not any(str(paths().models) in f.text and "are free" in f.text for f in host.disk())
+
+
 def test_a_damaged_model_is_named() -> None:
     good, bad = paths().models / "good", paths().models / "bad"
     for directory in (good, bad):

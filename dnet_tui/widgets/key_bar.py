@@ -1,0 +1,99 @@
+"""The keys of a screen as a line to read and to click: `enter loads · d downloads · esc closes`.
+
+It takes as many rows as it needs, so that no key is ever cut off; with `rows` it takes no more than these and
+leaves out what comes last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from textual.events import Click
+from textual.geometry import Size
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from dnet_tui.keys import key_text, own_bindings
+from dnet_tui.look import fg, look_of
+from dnet_tui.widgets.paint import Piece, row
+
+_APART = " · "
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What the binding with this id does, in a word or two: a key of the screen or of the app."""
+
+    id: str
+    does: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    hint: Hint
+    key: str
+    x: int
+    y: int
+
+    @property
+    def stop(self) -> int:
+        return self.x + cell_len(self.key) + 1 + cell_len(self.hint.does)
+
+
+class KeyBar(Widget):
+    """Paints `hints` with their keys as they are now; a click does what the key does."""
+
+    DEFAULT_CSS = "KeyBar { height: auto; width: 1fr; }"
+
+    hints: reactive[tuple[Hint, ...]] = reactive((), init=False, layout=True)
+
+    def __init__(self, *hints: Hint, rows: int | None = None, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._rows = rows
+        self.set_reactive(KeyBar.hints, hints)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return max((placed.y + 1 for placed in self._placed(width)), default=1)
+
+    def _placed(self, width: int) -> list[_Placed]:
+        """Where each hint stands in `width` cells."""
+        found: list[_Placed] = []
+        x = y = 0
+        for hint in self.hints:
+            placed = _Placed(hint, key_text(self.app, hint.id), x + (len(_APART) if x else 0), y)
+            if x and placed.stop > width:
+                y += 1
+                placed = _Placed(hint, placed.key, 0, y)
+            if self._rows is not None and y >= self._rows:
+                break
+            found.append(placed)
+            x = placed.stop
+        return found
+
+    def render_line(self, y: int) -> Strip:
+        look = look_of(self.app.current_theme, self.app.theme_variables)
+        pieces: list[Piece] = []
+        for placed in self._placed(self.size.width):
+            if placed.y == y:
+                pieces += [(_APART, look.dim)] if pieces else []
+                pieces += [(placed.key, fg(look.accent)), (f" {placed.hint.does}", look.dim)]
+        return row(pieces, self.size.width, self.rich_style)
+
+    async def on_click(self, event: Click) -> None:
+        event.stop()
+        at = event.get_content_offset_capture(self)
+        for placed in self._placed(self.size.width):
+            if placed.y == at.y and placed.x <= at.x < placed.stop:
+                await self._do(placed.hint.id)
+
+    async def _do(self, binding_id: str) -> None:
+        """Run the action of a binding of the screen or of the app."""
+        for node in (self.screen, self.app):
+            for kind in type(node).__mro__:
+                for binding in own_bindings(kind):
+                    if binding.id == binding_id:
+                        await self.app.run_action(binding.action, node)
+                        return
+        raise AssertionError(f"no binding is called {binding_id}")
