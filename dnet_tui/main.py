@@ -21,9 +21,7 @@ from dnet_tui.chat import ChatOverrides
 from dnet_tui.wishes import EndpointWish
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
-_REAL_DEVICES = (
-    "shards", "memory", "no_local_shard", "peer", "hostfile", "cluster", "no_mdns", "grpc_port"
-)  # fmt: skip
+_REAL_DEVICES = ("shards", "memory", "no_local_shard", "peer", "hostfile", "grpc_port")
 """Options that a simulated cluster could not follow."""
 _LOG_NAME = "dnet-tui.log"
 

@@ -45,7 +45,7 @@ def test_every_chat_option_reaches_the_settings() -> None:
             ["--demo", "4", "--shards", "2"],
             "--demo shows simulated Macs and starts nothing: leave out --shards",
         ),
-        (["--demo", "2", "--peer", "10.0.0.7", "--no-mdns"], "leave out --peer and --no-mdns"),
+        (["--demo", "2", "--peer", "10.0.0.7", "--memory", "8GB"], "leave out --memory and --peer"),
         (["--temp", "0"], "unrecognized arguments"),
     ],
 )
