@@ -76,8 +76,8 @@ def best_shares(
 ) -> tuple[Share, ...] | None:
     """The best shares in ring order, or None when none scores less than `at_most` (infinite: when none fits).
 
-    `least_s` is a TPOT (throughput: a slowest stage) that no plan on this ring can beat. After `max_nodes`
-    nodes of branch and bound the best found so far is taken.
+    `least_s` is a TPOT (throughput: a slowest stage) that no plan on this ring can beat. With a `gap`
+    (relative) the first plan that close to the optimum is taken, and large programs are not solved at all.
     """
     if any(len(table) == 0 for table in ring.tables):
         return None

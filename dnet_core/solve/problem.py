@@ -43,6 +43,9 @@ WORKSPACE_SCORES = 3
 WORKSPACE_BYTES = 4 << 20
 """For all that is small: a token's activations and logits, masks, memory that comes in whole pages."""
 
+MOST_BYTES = 1 << 60
+"""What sums of bytes may reach: beyond, 64 bits would not hold them."""
+
 TOKEN_BYTES = 64
 """A sampled token on the wire, with its frame."""
 
@@ -102,8 +105,8 @@ class Problem:
 def build(request: SolveRequest) -> Problem:
     """Turn profiles into numbers.
 
-    Raises RequestError when no device is left, when a name in the request is unknown, or when a device was
-    not measured for a weight format of the model.
+    Raises RequestError when no device is left, when a name in the request is unknown, when a device was not
+    measured for a weight format of the model, or when caches would be beyond all measure.
     """
     model = request.model
     devices = tuple(d for d in request.devices if d.peer not in request.excluded)
@@ -114,6 +117,17 @@ def build(request: SolveRequest) -> Problem:
     last = prompt_tokens - (num_chunks - 1) * chunk
     weights = np.array([layer.weight_bytes for layer in model.layers], dtype=np.int64)
     position = prompt_tokens + request.answer_tokens // 2
+    kv_bytes = [
+        kv_layer_bytes(layer.kv, request.context_tokens, request.kv_bits, request.chunk_tokens)
+        * model.activation_scale
+        * request.batch
+        for layer in model.layers
+    ]
+    if sum(kv_bytes) > MOST_BYTES:
+        raise RequestError(
+            f"a cache of {request.context_tokens:,} tokens for a batch of {request.batch:,} would take"
+            f" {sum(kv_bytes) / 1e15:,.0f} petabytes: ask for less"
+        )
 
     def decode(device: DeviceProfile) -> list[float]:
         return [_decode_layer_s(layer, device, request.batch, position) for layer in model.layers]
@@ -125,15 +139,7 @@ def build(request: SolveRequest) -> Problem:
         request=request,
         peers=tuple(d.peer for d in devices),
         weight_bytes=weights,
-        kv_bytes=np.array(
-            [
-                kv_layer_bytes(layer.kv, request.context_tokens, request.kv_bits, request.chunk_tokens)
-                for layer in model.layers
-            ],
-            dtype=np.int64,
-        )
-        * model.activation_scale
-        * request.batch,
+        kv_bytes=np.array(kv_bytes, dtype=np.int64),
         compute_s=np.array([decode(d) for d in devices]),
         read_s=weights[None, :] / np.array([[d.disk_read_bytes_per_s] for d in devices]),
         chunk_s=np.array([prefill(d, chunk) for d in devices]),

@@ -90,6 +90,17 @@ def rings(problem: Problem) -> Rings:
     return _without_twins(problem, found.take(np.lexsort(keys)))
 
 
+def with_one_more(problem: Problem, order: tuple[int, ...], d: int) -> Rings:
+    """The rings that `order` makes with device `d` in any of its places."""
+    orders = [(*order[:place], d, *order[place:]) for place in range(len(order) + 1)]
+    paths = np.full((len(orders), problem.num_devices), -1, dtype=np.int64)
+    paths[:, : len(order) + 1] = orders
+    found = price(problem, paths)
+    if problem.request.head_device is not None:
+        found = found.take(found.head == problem.peers.index(problem.request.head_device))
+    return found
+
+
 def price(problem: Problem, paths: Ints) -> Rings:
     """The rings with these paths and what their hops cost; those without a needed link are gone."""
     count = problem.num_devices

@@ -56,12 +56,12 @@ class Candidate:
 class Space:
     """What is searched: the rings of a problem, with what several searches share, made when first asked for.
 
-    Owned by one call of `solve`.
+    Owned by one call of `solve`. `rings` None: all that are worth a look.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, rings: Rings | None = None) -> None:
         self.problem = problem
-        self.rings = ring_order.rings(problem)
+        self.rings = ring_order.rings(problem) if rings is None else rings
         self._tables: dict[tuple[int, int, bool, bool], cost.Patterns] = {}
 
     def table(self, d: int, rounds: int, head: bool, tail: bool) -> cost.Patterns:
@@ -197,7 +197,7 @@ def _subset_rows(problem: Problem, rings: Rings) -> tuple[Ints, Ints, Floats]:
 
 def _pairs(problem: Problem, rings: Rings) -> tuple[Ints, Ints]:
     """All (ring, rounds) that can be: a layer per device and round, several rounds for several devices."""
-    rounds = np.arange(1, problem.request.max_rounds + 1)
+    rounds = np.arange(1, min(problem.request.max_rounds, problem.num_layers) + 1)
     sizes = rings.sizes[:, None]
     usable = (sizes * rounds <= problem.num_layers) & ((rounds == 1) | (sizes > 1))
     usable &= (rounds == 1) | np.isfinite(rings.closing_s)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from dnet_core.solve.problem import build, kv_layer_bytes
 from dnet_core.types.plan import Objective, Pin, SolveRequest
 from dnet_core.types.profiles import KVKind, KVProfile
 from dnet_core.types.ring import LayerWindow
-from tests.clusters import GIB, MIB, device, layer, mesh, model
+from tests.clusters import GIB, MIB, device, layer, mesh, model, random_devices, random_links
 
 W = LayerWindow
 
@@ -161,6 +162,34 @@ def test_no_links_no_ring() -> None:
     assert len(owned(solve(alone).plan)) == 1
     with pytest.raises(InfeasiblePlan):
         solve(replace(alone, allow_streaming=False))
+
+
+def test_a_device_is_left_out_for_the_reason_that_is_told() -> None:
+    """All are linked: devices that are alike, more devices than layers, and rings that were not searched."""
+    alike = [device(f"mac{i}", 20 * GIB) for i in range(4)]
+    few = [device(f"mac{i}", (4 + i) * GIB) for i in range(4)]
+    rng = random.Random(3)
+    many = random_devices(rng, 12, 4 * GIB, 9 * GIB)
+    cases = (
+        (alike, mesh(alike), [layer(100 * MIB)] * 16, "with it a token would take"),
+        (few, mesh(few), [layer(3000 * MIB)] * 2, "2 layers are no more than"),
+        (many, random_links(rng, many), [layer(400 * MIB)] * 32, "with it a"),
+    )
+    for devices, links, layers, why in cases:
+        solution = solve(SolveRequest(model(layers), tuple(devices), links, context_tokens=1024))
+        left_out = [reason.text for reason in solution.reasons if not reason.used]
+        assert len(left_out) >= 2
+        assert all(why in text for text in left_out), left_out
+
+
+def test_any_number_of_rounds_may_be_allowed() -> None:
+    asked = request(1.5, 1.5)
+    assert solve(replace(asked, max_rounds=10**9)).plan == solve(replace(asked, max_rounds=24)).plan
+
+
+def test_caches_beyond_all_measure_are_refused() -> None:
+    with pytest.raises(RequestError, match="petabytes"):
+        solve(replace(request(1.5), batch=10**9))
 
 
 def test_throughput_evens_out_the_stages() -> None:
