@@ -191,7 +191,7 @@ def _room_on_one_more(problem: Problem) -> int:
     """
     weight, kv = _layer_bytes(problem)
     all_bytes = problem.num_layers * (weight + kv) + cost.fixed_bytes(problem, head=True, tail=True)
-    low, high = 0, -(-all_bytes // _ROOM_STEP_BYTES)
+    low, high = 1, -(-all_bytes // _ROOM_STEP_BYTES)
     while low < high:
         middle = (low + high) // 2
         if _may_fit(problem, **_one_more(problem, middle * _ROOM_STEP_BYTES)):
