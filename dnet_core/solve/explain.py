@@ -191,14 +191,16 @@ def _room_on_one_more(problem: Problem) -> int:
     """
     weight, kv = _layer_bytes(problem)
     all_bytes = problem.num_layers * (weight + kv) + cost.fixed_bytes(problem, head=True, tail=True)
-    low, high = 1, -(-all_bytes // _ROOM_STEP_BYTES)
+    low, most = 1, -(-all_bytes // _ROOM_STEP_BYTES)
+    high = most
     while low < high:
         middle = (low + high) // 2
         if _may_fit(problem, **_one_more(problem, middle * _ROOM_STEP_BYTES)):
             high = middle
         else:
             low = middle + 1
-    rooms = (-(-high * share // 100) * _ROOM_STEP_BYTES for share in (100, 105, 120, 150, 200))
+    steps = (*(-(-high * share // 100) for share in (100, 105, 120, 150, 200)), most)
+    rooms = (step * _ROOM_STEP_BYTES for step in steps)
     return next((room for room in rooms if _fits(problem, **_one_more(problem, room))), 0)
 
 

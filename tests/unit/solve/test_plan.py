@@ -187,11 +187,6 @@ def test_any_number_of_rounds_may_be_allowed() -> None:
     assert solve(replace(asked, max_rounds=10**9)).plan == solve(replace(asked, max_rounds=24)).plan
 
 
-def test_caches_beyond_all_measure_are_refused() -> None:
-    with pytest.raises(RequestError, match="petabytes"):
-        solve(replace(request(1.5), batch=10**9))
-
-
 def test_throughput_evens_out_the_stages() -> None:
     asked = request(16, 16)
     latency, throughput = solve(asked), solve(replace(asked, objective=Objective.THROUGHPUT))
