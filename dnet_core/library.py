@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from dnet_core import planning
 from dnet_core.chunks import chunk_tokens_of
@@ -16,6 +17,7 @@ from dnet_core.cluster import Cluster
 from dnet_core.errors import DnetError, InfeasiblePlan, NotReady, RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed, Event
 from dnet_core.planning import Prepared, Wishes
+from dnet_core.profile.device import DISK_READ_SIZE_BYTES
 from dnet_core.profile.model import profile_model
 from dnet_core.profile.published import WELL_KNOWN, Shape, find_well_known, published_profile
 from dnet_core.store import shelf
@@ -37,7 +39,6 @@ from dnet_core.types.profiles import (
 _TYPICAL = LayerShape(hidden=2048, intermediate=6144, num_heads=16, num_kv_heads=8, head_dim=128)
 """What devices are measured with before anybody has asked for a model."""
 _FORMATS = (WeightFormat("bf16", Quantization(4, 64, "affine")), WeightFormat("bf16"))
-_DISK_READ_SIZE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Library:
             raise NotReady("a device has come or gone, and devices that serve cannot be measured")
         peers = await self._cluster.usable_peers()
         chunk_tokens = await chunk_tokens_of(self._cluster, peers)
-        request = ProfileRequest(_TYPICAL, _FORMATS, chunk_tokens, _DISK_READ_SIZE_BYTES)
+        request = ProfileRequest(_TYPICAL, _FORMATS, chunk_tokens, DISK_READ_SIZE_BYTES)
         devices, _ = await self._cluster.profiles(peers, request)
         names = {device.peer for device in devices}
         links = await self._cluster.links(tuple(peer for peer in peers if peer.name in names))
@@ -149,7 +150,8 @@ class Library:
         if parse_hub_id(model) is None:
             raise RequestError(f"'{model}' is not on the hub: there is nothing to fetch")
         if model not in self._downloads:
-            self._downloads[model] = self._tasks.start(self._download(model))
+            self._downloads[model] = task = self._tasks.start(self._download(model))
+            task.add_done_callback(partial(self._unbegun, model))
 
     def cancel_download(self, model: str) -> None:
         """Stop fetching `model`; what has come stays, and the next fetch goes on from it."""
@@ -180,6 +182,11 @@ class Library:
             raise
         else:
             self._end(model, None)
+
+    def _unbegun(self, model: str, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step runs nothing of `_download`, not even its end."""
+        if self._downloads.get(model) is task:
+            self._end(model, "stopped")
 
     def _end(self, model: str, problem: str | None) -> None:
         self._downloads.pop(model, None)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from dnet_core.disk_reads import LEAST_READ_BYTES, whole_pages
-from dnet_core.errors import ProfileError, RequestError
+from dnet_core.errors import ProfileError, RequestError, UnsupportedModel
 from dnet_core.profile.tensors import number, text_config
 from dnet_core.types.profiles import (
     DeviceProfile,
@@ -121,14 +121,19 @@ def request_for(model: ModelProfile, config: Mapping[str, Any], chunk_tokens: in
     """What to measure for `model`, whose `config.json` is `config`: a middle layer, in all its formats.
 
     The MLP is made so wide that a layer has the model's arithmetic per token, whatever its architecture.
+    Raises UnsupportedModel when the config's heads make no layer.
     """
     text = text_config(config)
     hidden = model.hidden_size
     num_heads = int(number(text, ("num_attention_heads", "n_head", "num_heads")) or max(1, hidden // 64))
     num_kv_heads = int(number(text, ("num_key_value_heads", "n_kv_heads", "num_kv_heads")) or num_heads)
+    if num_heads < 1 or num_kv_heads < 1:
+        raise UnsupportedModel(model.model, f"its config.json has {num_heads} heads and {num_kv_heads} of KV")
     if num_heads % num_kv_heads:  # heads that differ by layer; as many as queries is the safe side
         num_kv_heads = num_heads
     head_dim = int(number(text, ("head_dim",)) or max(1, hidden // num_heads))
+    if head_dim < 1:
+        raise UnsupportedModel(model.model, f"its config.json gives its heads {head_dim} dimensions")
     elements = sorted(layer.flops_per_token for layer in model.layers)[model.num_layers // 2] // 2
     attention = 2 * hidden * head_dim * (num_heads + num_kv_heads)
     intermediate = max((elements - attention) // (3 * hidden), min(hidden, 64))
@@ -214,8 +219,16 @@ def _entries(report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
+def printable(text: str) -> str:
+    """Check a word from a file that may come from anybody: it is drawn on terminals."""
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be shown")
+    return text
+
+
 Figure = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(printable)]
+MemoryBytes = Annotated[int, Field(ge=1, le=1 << 50)]  # sums of them fit into 64 bits
 
 
 class _Document(BaseModel):
@@ -237,9 +250,9 @@ class _DeviceDocument(_Document):
     os: Text
     mlx_version: Text
     backend: Text
-    memory_total_bytes: PositiveInt
-    memory_available_bytes: NonNegativeInt
-    memory_budget_bytes: PositiveInt
+    memory_total_bytes: MemoryBytes
+    memory_available_bytes: Annotated[int, Field(ge=0, le=1 << 50)]
+    memory_budget_bytes: MemoryBytes
     memory_bytes_per_s: Figure
     disk_read_bytes_per_s: Figure
     disk_read_size_bytes: PositiveInt

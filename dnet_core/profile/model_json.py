@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dnet_core.errors import RequestError
+from dnet_core.profile.device import Figure, Text
 from dnet_core.types.profiles import KVKind, KVProfile, LayerProfile, LinkProfile, ModelProfile
 
 MODEL_PROFILE_VERSION = 2
 """Bumped when a figure means something else: older files are then refused."""
 
-_Text = Annotated[str, Field(min_length=1)]
-_Figure = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# What no model reaches, and what sums over all layers still fit into 64 bits with.
+_Some = Annotated[int, Field(ge=1, le=1 << 50)]
+_Any = Annotated[int, Field(ge=0, le=1 << 50)]
 
 
 class _Document(BaseModel):
@@ -25,43 +27,43 @@ class _Document(BaseModel):
 
 class _KVDocument(_Document):
     kind: KVKind
-    bytes_per_token: NonNegativeInt
-    state_bytes: NonNegativeInt
-    window_tokens: PositiveInt
+    bytes_per_token: _Any
+    state_bytes: _Any
+    window_tokens: _Some
 
 
 class _LayerDocument(_Document):
-    weight_bytes: PositiveInt
-    active_weight_bytes: PositiveInt
-    flops_per_token: NonNegativeInt
-    attention_flops_per_token_pair: NonNegativeInt
-    weight_format: _Text
+    weight_bytes: _Some
+    active_weight_bytes: _Some
+    flops_per_token: _Any
+    attention_flops_per_token_pair: _Any
+    weight_format: Text
     kv: _KVDocument
 
 
 class _ModelDocument(_Document):
     model_profile_version: Literal[2]
-    model: _Text
-    model_type: _Text
+    model: Text
+    model_type: Text
     layers: tuple[_LayerDocument, ...] = Field(min_length=1)
-    embedding_bytes: NonNegativeInt
-    head_bytes: NonNegativeInt
-    head_flops_per_token: NonNegativeInt
-    hidden_size: PositiveInt
-    vocab_size: PositiveInt
-    activation_bytes_per_token: PositiveInt
-    context_tokens: PositiveInt
-    weight_format: _Text
-    head_weight_format: _Text
+    embedding_bytes: _Any
+    head_bytes: _Any
+    head_flops_per_token: _Any
+    hidden_size: _Some
+    vocab_size: _Some
+    activation_bytes_per_token: _Some
+    context_tokens: _Some
+    weight_format: Text
+    head_weight_format: Text
 
 
 class _LinkDocument(_Document):
-    source: _Text
-    target: _Text
-    address: _Text
-    medium: _Text
-    latency_s: _Figure
-    bytes_per_s: _Figure
+    source: Text
+    target: Text
+    address: Text
+    medium: Text
+    latency_s: Figure
+    bytes_per_s: Figure
 
 
 _LINKS = TypeAdapter(tuple[_LinkDocument, ...])

@@ -106,12 +106,14 @@ def split_parts(checkpoint: Checkpoint) -> Parts:
 
 
 def number(config: Mapping[str, Any], keys: tuple[str, ...], layer: int = 0) -> float | None:
-    """The first number in `config` under any of `keys`; a list has one for each layer."""
+    """The first finite number in `config` under any of `keys`; a list has one for each layer."""
     for key in keys:
         value = config.get(key)
         if isinstance(value, list) and layer < len(value):
             value = value[layer]
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
             return value
     return None
 

@@ -211,7 +211,10 @@ def _parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _parse_config(text: bytes, where: str) -> dict[str, Any]:
-    config = {key: _untag_floats(value) for key, value in _parse_object(text, where).items()}
+    try:
+        config = {key: _untag_floats(value) for key, value in _parse_object(text, where).items()}
+    except RecursionError as error:  # Python's own limit is lower than that of its JSON parser
+        raise LoadError(f"{where} is nested too deeply: {_AGAIN}") from error
     if not isinstance(config.get("model_type"), str):
         raise LoadError(f"{where} has no model_type: it is not a language model's config")
     return config
@@ -219,8 +222,8 @@ def _parse_config(text: bytes, where: str) -> dict[str, Any]:
 
 def _untag_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"__float__"} and value["__float__"] in _TAGGED_FLOATS:
-            return _TAGGED_FLOATS[value["__float__"]]
+        if set(value) == {"__float__"} and str(value["__float__"]) in _TAGGED_FLOATS:
+            return _TAGGED_FLOATS[str(value["__float__"])]
         return {key: _untag_floats(item) for key, item in value.items()}
     return [_untag_floats(item) for item in value] if isinstance(value, list) else value
 

@@ -111,6 +111,18 @@ async def test_cancelling_a_download_keeps_what_came(hub: Hub) -> None:
         assert 0 < partial.here_bytes < partial.size_bytes
 
 
+async def test_a_download_that_is_stopped_at_once_is_over(hub: Hub) -> None:
+    async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
+        ring.library.start_download("tiny/llama")
+        ring.library.cancel_download("tiny/llama")  # before its task has had its first turn
+        async with asyncio.timeout(60):
+            async for event in events:
+                if isinstance(event, DownloadEnded):
+                    assert event == DownloadEnded("tiny/llama", "stopped")
+                    break
+        assert ring.library.downloading == ()
+
+
 async def test_a_gated_model_says_what_to_do(hub: Hub) -> None:
     hub.gated.add("tiny/llama")
     async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from mlx_lm.models.cache import (
 from mlx_lm.utils import load_model
 
 from dnet_core.errors import DnetError, LoadError, UnsupportedModel
+from dnet_core.profile.device import request_for
 from dnet_core.profile.model import profile_model
 from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.types.profiles import KVKind, ModelProfile
@@ -247,12 +249,13 @@ def test_no_config_value_of_a_wrong_kind_ends_in_a_traceback(
     config = json.loads((directory / "config.json").read_text())
     text = config.get("text_config", config)
     for key in sorted(set(text) - {"model_type"}):
-        for odd in (None, "many", [], {}, True, 0, -1):
+        for odd in (None, "many", [], {}, True, 0, -1, -0.5, math.inf, math.nan, 10**400):
             changed = {**text, key: odd}
             whole = {**config, "text_config": changed} if "text_config" in config else changed
             (directory / "config.json").write_text(json.dumps(whole))
             try:
                 profile = profile_model(read_checkpoint(directory))
+                request_for(profile, whole, chunk_tokens=32)
             except DnetError as error:
                 assert str(error)
             else:

@@ -64,9 +64,9 @@ def test_the_generation_configs_end_ids_win(model: Path) -> None:
 
 def test_infinities_are_read_as_transformers_writes_them(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    config["limits"] = {"upper": {"__float__": "Infinity"}}
+    config["limits"] = {"upper": {"__float__": "Infinity"}, "other": {"__float__": []}}
     (model / "config.json").write_text(json.dumps(config))
-    assert read_checkpoint(model).config["limits"]["upper"] == float("inf")
+    assert read_checkpoint(model).config["limits"] == {"upper": float("inf"), "other": {"__float__": []}}
 
 
 def test_a_thousand_headers_take_under_50_ms(tmp_path: Path) -> None:
@@ -185,7 +185,10 @@ def test_the_same_tensor_in_two_files_is_told(model: Path) -> None:
         read_checkpoint(model)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model_type": 3}'])
+DEEP = '{"model_type": "llama", "x": ' + 2000 * "[" + 2000 * "]" + "}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model_type": 3}', DEEP])
 def test_a_broken_config_is_told(model: Path, text: str) -> None:
     (model / "config.json").write_text(text)
     with pytest.raises(LoadError, match=r"config\.json"):
