@@ -40,6 +40,12 @@ MAX_ANSWER_BYTES = 1 << 16
 CLOCK_TOLERANCE_S = 300.0
 """Certificates bear a day; clocks that differ by minutes are not set by the network any more."""
 
+_OWN_HEALTH = (
+    {"status", "version", "requests_in_flight"},  # dnet-api, dnet-tui
+    {"status", "version", "name", "backend", "sessions", "active_bytes"},  # dnet-shard
+)
+"""What the answers of this program's own ports have; other programs tell a version there too."""
+
 _HERE = "this device"
 
 
@@ -70,7 +76,7 @@ async def _port(port: int, option: str) -> Finding:
 async def _dnet_at(port: int) -> str | None:
     """The dnet program that answers at `port` on this machine; None: something else does."""
     told = await _health("127.0.0.1", port)
-    if told is not None and "version" in told[0]:
+    if told is not None and any(marks <= told[0].keys() for marks in _OWN_HEALTH):
         return f"dnet {told[0]['version']}"
     with suppress(DnetError):
         return f"the shard '{(await _describe(f'127.0.0.1:{port}', _key())).name}'"
@@ -92,7 +98,7 @@ async def _health(host: str, port: int) -> tuple[dict[str, object], str] | None:
                 writer.close()
         head, _, body = answer.decode().partition("\r\n\r\n")
         told = json.loads(body)
-    except (OSError, ValueError, TimeoutError):
+    except (OSError, ValueError, RecursionError, TimeoutError):
         return None
     dates = [line[6:] for line in head.split("\r\n") if line.lower().startswith("date: ")]
     return (told, dates[0] if dates else "") if isinstance(told, dict) else None
@@ -241,9 +247,13 @@ async def _peer(peer: Peer, key: tls.ClusterKey) -> list[Finding]:
 async def _peer_clock(peer: Peer) -> list[Finding]:
     """How far the clock of `peer` is from this one, by the date its HTTP port states."""
     told = await _health(peer.addresses[0].host, peer.http_port) if peer.http_port else None
-    if told is None or not told[1]:
+    if told is None:
         return []
-    return [clock_finding(peer.name, parsedate_to_datetime(told[1]).timestamp() - time.time())]
+    try:
+        stated_unix_s = parsedate_to_datetime(told[1]).timestamp()
+    except (ValueError, OverflowError):  # no date, or what is none: something else listens there
+        return []
+    return [clock_finding(peer.name, stated_unix_s - time.time())]
 
 
 def clock_finding(peer: str, ahead_s: float) -> Finding:
@@ -261,8 +271,9 @@ async def _directions(usable: Sequence[Peer], here: Peer | None, key: tls.Cluste
     pairs: list[tuple[Peer, str, str]] = []
     for source in usable:
         if here is not None and here.grpc_port:
-            back = grpc_target(host_towards(source.addresses[0].host), here.grpc_port)
-            pairs.append((source, _HERE, back))
+            with suppress(OSError):  # no way to it from here: that it does not answer is told already
+                back = grpc_target(host_towards(source.addresses[0].host), here.grpc_port)
+                pairs.append((source, _HERE, back))
         pairs += [
             (source, other.name, grpc_target(hop_addresses(source, other, usable)[0].host, other.grpc_port))
             for other in usable
