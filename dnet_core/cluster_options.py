@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dnet_core.errors import StartError
 from dnet_core.memory_option import MemoryLimit, memory_limit
-from dnet_core.option_types import port, whole_number
+from dnet_core.option_types import a_name, port, whole_number
 
 if TYPE_CHECKING:
     from dnet_core.discover.static import StaticTarget
@@ -68,7 +68,9 @@ def add_cluster_options(parser: argparse.ArgumentParser, grpc_port: int = 0) -> 
     group.add_argument(
         "--hostfile", type=Path, metavar="FILE", help="more of them: lines 'HOST[:PORT] [NAME]', or JSON"
     )
-    group.add_argument("--cluster", default="default", metavar="NAME", help="see only shards of this cluster")
+    group.add_argument(
+        "--cluster", type=a_name, default="default", metavar="NAME", help="see only shards of this cluster"
+    )
     group.add_argument("--no-mdns", action="store_true", help="do not look for devices on the network")
     group.add_argument(
         "--grpc-port",

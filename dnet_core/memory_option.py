@@ -6,9 +6,11 @@ import argparse
 import re
 from dataclasses import dataclass
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B?)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|(?:[KMGT]i?)?B?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+_MOST_BYTES = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +39,6 @@ def memory_limit(text: str) -> MemoryLimit:
     scale = {**_UNITS, **_BINARY_UNITS}[unit.removesuffix("B")]
     if number * scale < 2**20:
         raise argparse.ArgumentTypeError(f"'{text}' is less than a mebibyte: did you mean {found[1]}GB?")
+    if number * scale > _MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"'{text}' is more than any device has: write 8GB, 512MiB or 60%")
     return MemoryLimit(text, number * scale, False)

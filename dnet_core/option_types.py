@@ -11,6 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+MAX_NAME_BYTES = 50
+
+_MOST = 10**9
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -22,10 +25,22 @@ def whole_number(text: str) -> int:
 
 
 def at_least_one(text: str) -> int:
+    """A count; what is beyond a billion is a slip of the hand, and more than a computation can take."""
     number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"at least 1, not {number}")
+    if number > _MOST:
+        raise argparse.ArgumentTypeError(f"at most {_MOST:,}")
     return number
+
+
+def a_name(text: str) -> str:
+    """What a device or a cluster may be called: it is announced, and drawn on terminals."""
+    if not text.strip() or not text.isprintable() or len(text.encode()) > MAX_NAME_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name: use 1 to {MAX_NAME_BYTES} bytes of printable text"
+        )
+    return text
 
 
 def port(text: str) -> int:

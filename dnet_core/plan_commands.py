@@ -22,7 +22,7 @@ from dnet_core.chunks import CHUNK_TOKENS, chunk_tokens_of
 from dnet_core.cluster import Cluster
 from dnet_core.cluster_options import ClusterOptions, add_cluster_options, read_cluster_options
 from dnet_core.errors import RequestError
-from dnet_core.option_types import at_least_one, one_of
+from dnet_core.option_types import MAX_NAME_BYTES, a_name, at_least_one, one_of
 from dnet_core.planning import DEFAULT_CONTEXT_TOKENS
 from dnet_core.profile.device import MOST_DISK_READ_BYTES, profile_from_json, profile_to_json, request_for
 from dnet_core.profile.model import profile_model
@@ -103,7 +103,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--model", metavar="ID_OR_PATH", help="measure what this model needs (default: a common layer)"
     )
     device.add_argument(
-        "--name", default=socket.gethostname().split(".")[0], help="what to call it (default: %(default)s)"
+        "--name",
+        type=a_name,
+        default=socket.gethostname().split(".")[0][:MAX_NAME_BYTES] or "here",
+        help="what to call it (default: %(default)s)",
     )
     device.add_argument("--fresh", action="store_true", help="even if it was measured before")
     links = kinds.add_parser("links", help="measure every hop between the devices that are found")
@@ -230,6 +233,10 @@ def _started(options: ClusterOptions, tasks: TaskScope) -> Cluster:
 
 async def _solve(options: argparse.Namespace) -> str:
     devices = tuple(device for path in options.devices for device in _read_devices(path))
+    if not devices:
+        raise RequestError("the --devices files hold no device: dnet-api profile device --json makes them")
+    if unknown := set(options.exclude) - {device.peer for device in devices}:
+        raise RequestError(f"--exclude {min(unknown)}: no --devices file is of a device with that name")
     model = await _model(options.model)
     links, assumptions = _links(options, devices)
     context = min(options.seq_len or DEFAULT_CONTEXT_TOKENS, model.context_tokens)
@@ -271,7 +278,7 @@ def _read_devices(path: Path) -> list[DeviceProfile]:
     text = _read(path)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not JSON: {error}") from error
     profiles = value if isinstance(value, list) else [value]
     return [profile_from_json(json.dumps(profile), str(path)) for profile in profiles]

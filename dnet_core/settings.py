@@ -42,9 +42,13 @@ class Paths:
 
 
 def paths() -> Paths:
+    """Raises StartError when `DNET_HOME` names the home of a user that there is not."""
     home = os.environ.get("DNET_HOME")
     if home:
-        root = Path(home).expanduser()
+        try:
+            root = Path(home).expanduser()
+        except RuntimeError as error:
+            raise StartError(f"DNET_HOME is '{home}', but there is no such user: {error}") from error
         return Paths(root / "cache", root / "config", root / "data", root / "logs")
     return Paths(
         user_cache_path("dnet"), user_config_path("dnet"), user_data_path("dnet"), user_log_path("dnet")

@@ -134,6 +134,14 @@ def test_what_cannot_be_read_is_said_in_one_line(files: Path, capsys: pytest.Cap
     old = files / "old.json"
     old.write_text((files / "air.json").read_text().replace('"chip"', '"chop"'))
     air, ring = files / "air.json", files / "model.json"
+    none, deep, odd, vast, heavy = (
+        files / f"{n}.json" for n in ("none-there", "deep", "odd", "vast", "heavy")
+    )
+    none.write_text("[]")
+    deep.write_text("[" * 100_000)
+    odd.write_text(air.read_text().replace('"peer": "air"', '"peer": "air\\u001b[2J"'))
+    vast.write_text(air.read_text().replace('"memory_budget_bytes": ', '"memory_budget_bytes": 1000000000'))
+    heavy.write_text(ring.read_text().replace('"weight_bytes": ', '"weight_bytes": 1000000000', 1))
     for arguments, said in (
         (("--devices", files / "none.json", "--model", ring), "none.json: No such file"),
         (("--devices", broken, "--model", ring), "broken.json is not JSON"),
@@ -143,6 +151,14 @@ def test_what_cannot_be_read_is_said_in_one_line(files: Path, capsys: pytest.Cap
         (("--devices", air, "--model", ring, "--links", ring), "of a list of links"),
         (("--devices", air, "--model", ring, "--head", "nobody"), "'nobody'"),
         (("--devices", air, "--model", "no-such-model"), "no-such-model"),
+        (("--devices", none, "--model", ring), "hold no device"),
+        (("--devices", air, "--model", ring, "--exclude", "aire"), "--exclude aire: no --devices file"),
+        (("--devices", deep, "--model", ring), "deep.json is not JSON"),
+        (("--devices", odd, "--model", ring), "field 'peer'"),
+        (("--devices", vast, "--model", ring), "field 'memory_budget_bytes'"),
+        (("--devices", air, "--model", heavy), "field 'layers.0.weight_bytes'"),
+        (("--devices", air, "--model", ring, "--batch", 10**9), "petabytes"),
+        (("--devices", air, "--model", "~nobody-of-that-name/model"), "it cannot be looked at"),
     ):
         error = failed(capsys, "solve", *arguments)
         assert error.startswith("dnet-api: ")

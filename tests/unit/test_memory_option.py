@@ -27,7 +27,9 @@ def test_amounts(text: str, expected: float) -> None:
     assert memory_limit(text).of(16 * GB) == int(expected)
 
 
-@pytest.mark.parametrize("text", ["", "8 apples", "-1GB", "0%", "101%", "8", "GB", "1e9"])
+@pytest.mark.parametrize(
+    "text", ["", "8 apples", "-1GB", "0%", "101%", "8", "GB", "1e9", "8i", "8iB", f"{'9' * 400}GB"]
+)
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         memory_limit(text)

@@ -12,7 +12,7 @@ from dnet_core import main as api
 from dnet_core import plan_commands
 from dnet_core.cluster_options import read_cluster_options
 from dnet_core.errors import StartError
-from dnet_core.settings import read_keys
+from dnet_core.settings import paths, read_keys
 from dnet_core.shard import main as shard
 
 Parse = Callable[[list[str]], object]
@@ -39,6 +39,13 @@ Parse = Callable[[list[str]], object]
             ["solve", "--devices", "d", "--model", "m", "--batch", "x"],
             "'x' is not a whole number",
         ),
+        (
+            plan_commands.run,
+            ["solve", "--devices", "d", "--model", "m", "--max-rounds", "9" * 30],
+            "at most 1,000,000,000",
+        ),
+        (plan_commands.run, ["profile", "device", "--name", "a\x1b[2J"], "bytes of printable text"),
+        (api.parse, ["--cluster", ""], "'' is no name: use 1 to 50 bytes of printable text"),
     ],
 )
 def test_a_refusal_says_what_was_written_and_what_could_be(
@@ -53,6 +60,12 @@ def test_a_refusal_says_what_was_written_and_what_could_be(
 @pytest.mark.parametrize("parse", [api.parse, shard.parse])
 def test_a_port_may_be_left_to_the_system(parse: Callable[[list[str]], argparse.Namespace]) -> None:
     assert parse(["--http-port", "0", "--grpc-port", "0"]).http_port == 0
+
+
+def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNET_HOME", "~nobody-of-that-name/dnet")
+    with pytest.raises(StartError, match="DNET_HOME is '~nobody-of-that-name/dnet'"):
+        paths()
 
 
 def test_unreadable_api_keys_are_named_once(tmp_path: Path) -> None:
