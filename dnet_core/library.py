@@ -17,7 +17,7 @@ from dnet_core.cluster import Cluster
 from dnet_core.errors import DnetError, InfeasiblePlan, NotReady, RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed, Event
 from dnet_core.planning import Prepared, Wishes
-from dnet_core.profile.device import DISK_READ_SIZE_BYTES
+from dnet_core.profile.device import MOST_DISK_READ_BYTES
 from dnet_core.profile.model import profile_model
 from dnet_core.profile.published import WELL_KNOWN, Shape, find_well_known, published_profile
 from dnet_core.store import shelf
@@ -124,7 +124,7 @@ class Library:
             raise NotReady("a device has come or gone, and devices that serve cannot be measured")
         peers = await self._cluster.usable_peers()
         chunk_tokens = await chunk_tokens_of(self._cluster, peers)
-        request = ProfileRequest(_TYPICAL, _FORMATS, chunk_tokens, DISK_READ_SIZE_BYTES)
+        request = ProfileRequest(_TYPICAL, _FORMATS, chunk_tokens, MOST_DISK_READ_BYTES)
         devices, _ = await self._cluster.profiles(peers, request)
         names = {device.peer for device in devices}
         links = await self._cluster.links(tuple(peer for peer in peers if peer.name in names))
