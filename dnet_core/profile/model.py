@@ -60,7 +60,12 @@ def profile_model(checkpoint: Checkpoint) -> ModelProfile:
     parts = split_parts(checkpoint)
     context = int(number(config, _CONTEXT) or UNSTATED_CONTEXT_TOKENS)
     rules = CacheRules(checkpoint.model, checkpoint.model_type, config, len(parts.layers), context)
-    layers = tuple(_layer(i, modules, rules, config) for i, modules in enumerate(parts.layers))
+    try:
+        layers = tuple(_layer(i, modules, rules, config) for i, modules in enumerate(parts.layers))
+    except ArithmeticError as error:  # heads or patterns of 0, counts of hundreds of digits
+        raise UnsupportedModel(
+            checkpoint.model, f"its config.json has numbers that no model can have ({error})"
+        ) from error
     if not any(layer.kv.bytes_per_token or layer.kv.state_bytes for layer in layers):
         raise UnsupportedModel(checkpoint.model, f"the attention of '{checkpoint.model_type}' is not known")
     table = _table(checkpoint, parts, config)
@@ -115,7 +120,7 @@ def _active_share(layer: int, experts: list[Module], config: Mapping[str, Any]) 
     stacked = [m.rows for m in experts if len(m.shape) == 3]
     numbered = {match[1] for m in experts if (match := _NUMBERED_EXPERT.search(m.path))}
     total = max(stacked, default=len(numbered))
-    return min(1.0, used / total) if used and total else 1.0
+    return min(1.0, used / total) if used is not None and used > 0 and total else 1.0
 
 
 def _is_at_embedding(module: Module) -> bool:

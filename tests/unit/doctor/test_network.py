@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from asyncio import StreamReader, StreamWriter, create_subprocess_exec, start_server
+import threading
+from asyncio import create_subprocess_exec
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +42,40 @@ async def test_a_port_is_free_or_taken() -> None:
     assert "--grpc-port" in taken.advice
 
 
-@asynccontextmanager
-async def answering(body: bytes, date: str = "Thu, 01 Jan 2026 00:00:00 GMT") -> AsyncIterator[int]:
+@contextmanager
+def answering(body: bytes, date: str = "Thu, 01 Jan 2026 00:00:00 GMT") -> Iterator[int]:
     """Another program's HTTP server, which answers everything with `body`; yields its port."""
 
-    async def answer(reader: StreamReader, writer: StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(f"HTTP/1.1 200 OK\r\nDate: {date}\r\n\r\n".encode() + body)
-        writer.close()
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            """Nobody reads it."""
 
-    async with await start_server(answer, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Date", date)
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize(
     "body", [b'{"status": "pass", "name": "influxdb", "version": "v2.7"}', b"[" * 60_000, b"\xff", b"[]"]
 )
 async def test_another_program_is_not_taken_for_dnet(body: bytes) -> None:
-    async with answering(body) as port:
+    with answering(body) as port:
         (found,) = await network.ports([(port, "--http-port")])
     assert found.level is Level.WARNING
 
 
 @pytest.mark.parametrize("date", ["yesterday", "", "Thu, 99 Jan 2026 00:00:00 GMT"])
 async def test_a_clock_that_tells_no_time_is_passed_over(date: str) -> None:
-    async with answering(b"{}", date) as http_port:
+    with answering(b"{}", date) as http_port:
         here = (PeerAddress("127.0.0.1", Medium.LOOPBACK),)
         peer = Peer("studio", here, 1, http_port, "0.1.0", 1, "home", PeerSource.MDNS)
         assert await network._peer_clock(peer) == []
