@@ -43,7 +43,7 @@ WORKSPACE_SCORES = 3
 WORKSPACE_BYTES = 4 << 20
 """For all that is small: a token's activations and logits, masks, memory that comes in whole pages."""
 
-MOST_BYTES = 1 << 60
+MOST_BYTES = 1 << 57
 """What sums of bytes may reach: beyond, 64 bits would not hold them."""
 
 TOKEN_BYTES = 64
