@@ -217,7 +217,7 @@ def test_theme_key_and_plan_are_changed_in_a_terminal(terminal: Terminal, tmp_pa
     terminal.type("Theme: light")
     terminal.until("theme", lambda s: "Theme: light" in s and "Quit" not in s.splitlines()[-4:], QUICK_S)
     terminal.press("Down", "Enter")
-    settings = tmp_path / "terminal.json"
+    settings = tmp_path / "config" / "terminal.json"
     until_file(settings, '"theme": "light"')
 
     terminal.press("F2")
@@ -243,7 +243,9 @@ def test_theme_key_and_plan_are_changed_in_a_terminal(terminal: Terminal, tmp_pa
     terminal.until("model", lambda s: "● 4 devices" in s, READY_S)
     terminal.press("F12")
     terminal.until("plan", lambda s: "─ loaded ─╯" in s, QUICK_S)
-    terminal.press("Escape", "C-q")
+    terminal.press("q")  # an escape right before another key would be read as one with alt
+    terminal.until("chat", lambda s: "─ loaded ─╯" not in s, QUICK_S)
+    terminal.press("C-q")
     terminal.until("shell", lambda s: "exit=0" in s, QUICK_S)
 
 
