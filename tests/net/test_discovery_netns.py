@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from dnet_core.discover.pace import PACE
+from dnet_core.settings import child_environment
 
 CHILD = Path(__file__).with_name("discovery_process.py")
 START_S = 20.0  # for a Python process on a busy machine
@@ -157,6 +158,60 @@ async def test_found_by_address_without_multicast(lan: Lan) -> None:
         child(lan.desk, "watch", "--peer", f"10.77.0.2:{PORT}") as watch,
     ):
         await follow_the_cable(lan, watch, "static")
+
+
+@asynccontextmanager
+async def dnet(namespace: str, home: Path, module: str, *words: str) -> AsyncIterator[None]:
+    """One of the real commands in a namespace, from the line in which it says that it is ready."""
+    command = ("ip", "netns", "exec", namespace, sys.executable, "-m", module, "--cluster", "netns", *words)
+    environment = child_environment(DNET_HOME=str(home))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(2 * START_S):
+            assert await process.stdout.readline(), "the command ended"
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def devices(namespace: str) -> list[str]:
+    """The devices that the head in `namespace` tells of."""
+    asking = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", namespace, sys.executable, "-c", ASK), stdout=asyncio.subprocess.PIPE
+    )
+    answer, _ = await asking.communicate()
+    return sorted(json.loads(answer)["devices"])
+
+
+async def until(namespace: str, wanted: list[str]) -> None:
+    async with asyncio.timeout(START_S):
+        while await devices(namespace) != wanted:
+            pass
+
+
+ASK = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/v1/devices').read().decode())"
+
+
+@pytest.mark.parametrize("how", ["mdns", "hostfile"])
+async def test_a_real_shard_and_head_find_each_other(lan: Lan, tmp_path: Path, how: str) -> None:
+    """`dnet-shard` on one machine and `dnet-api` on the other: gRPC, TLS and all; cut off, and back."""
+    (tmp_path / "hosts").write_text("10.77.0.2 studio\n")
+    head = ("--no-local-shard", "--no-load")
+    silent = ("--no-mdns",) if how == "hostfile" else ()
+    named = ("--hostfile", str(tmp_path / "hosts"), "--no-mdns") if how == "hostfile" else ()
+    async with (
+        dnet(lan.studio, tmp_path, "dnet_core.shard.main", "--name", "studio", *silent),
+        dnet(lan.desk, tmp_path, "dnet_core.main", *head, *named),
+    ):
+        await until(lan.desk, ["studio"])
+        lan.pull()
+        await until(lan.desk, [])
+        lan.plug()
+        await until(lan.desk, ["studio"])
 
 
 async def test_one_name_on_two_machines(lan: Lan) -> None:
