@@ -36,7 +36,7 @@ NO_DISK_BYTES = 10**9
 _MLX_PROBE = """
 import json
 import mlx.core as mx
-from dnet_core.profile.microbench import mlx_facts
+from dnet_core.profile.mlx_facts import mlx_facts
 mx.eval(mx.ones((64, 64)) @ mx.ones((64, 64)))
 facts = mlx_facts()
 print(json.dumps([facts.version, facts.backend, facts.recommended_working_set_bytes]))

@@ -15,7 +15,8 @@ from dnet_core.profile import microbench
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import HostFacts, fingerprint, host_facts, memory_budget_bytes
 from dnet_core.profile.disk import measure_disk
-from dnet_core.profile.microbench import MlxFacts, measure_arithmetic, mlx_facts
+from dnet_core.profile.microbench import measure_arithmetic
+from dnet_core.profile.mlx_facts import MlxFacts, mlx_facts
 from dnet_core.types.profiles import DeviceProfile, ProfileRequest
 
 log = logging.getLogger(__name__)

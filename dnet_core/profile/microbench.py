@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from statistics import median
 
 import mlx.core as mx
@@ -52,31 +51,12 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class MlxFacts:
-    """What MLX says of itself and the device; `recommended_working_set_bytes` is None off Apple's GPUs."""
-
-    version: str
-    backend: str  # "metal", "cuda", "cpu"
-    device_name: str
-    recommended_working_set_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Arithmetic:
     """What was measured; `speeds` in the order of the request's formats."""
 
     memory_bytes_per_s: float
     layer_overhead_s: float
     speeds: tuple[FormatSpeed, ...]
-
-
-def mlx_facts() -> MlxFacts:
-    """Ask MLX what it computes on here."""
-    on_gpu = mx.default_device() == mx.gpu
-    backend = "cpu" if not on_gpu else "metal" if mx.metal.is_available() else "cuda"
-    info = mx.device_info()
-    working_set = int(info["max_recommended_working_set_size"]) if backend == "metal" else None
-    return MlxFacts(metadata.version("mlx"), backend, str(info["device_name"]), working_set)
 
 
 def measure_arithmetic(

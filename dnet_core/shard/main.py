@@ -130,7 +130,8 @@ async def serve(options: argparse.Namespace) -> None:
                 f" http://localhost:{http_port}/health",
                 flush=True,
             )
-        await stop.wait()
+        async with beside(shard.warm_up()):
+            await stop.wait()
 
 
 def _cluster_key(options: argparse.Namespace) -> tls.ClusterKey:

@@ -10,6 +10,7 @@ begun can run out of memory. One that would pass the budget is refused before an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import psutil
@@ -17,8 +18,10 @@ import psutil
 from dnet_core.errors import NoRoom, RequestError
 from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.device import HostFacts, memory_budget_bytes
-from dnet_core.profile.microbench import mlx_facts
-from dnet_core.slices.kv import CacheSize
+from dnet_core.profile.mlx_facts import mlx_facts
+
+if TYPE_CHECKING:  # it imports mlx-lm, which takes seconds
+    from dnet_core.slices.kv import CacheSize
 
 
 def budget_bytes(limit: MemoryLimit | None) -> int:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import mlx.core as mx
@@ -27,12 +27,10 @@ from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_to_json
 from dnet_core.profile.links import measure_link
-from dnet_core.profile.measure import profile_device
+from dnet_core.profile.mlx_facts import backend
 from dnet_core.settings import TIMEOUTS, paths
 from dnet_core.shard.memory import budget_bytes
 from dnet_core.shard.mlx_thread import MlxThread
-from dnet_core.shard.runtime import NextFrame, Outputs
-from dnet_core.shard.slot import Loaded, ModelSlot
 from dnet_core.tasks import TaskScope
 from dnet_core.transport.control import (
     Arrival,
@@ -47,7 +45,11 @@ from dnet_core.transport.frames import Cancel, DriverFrame, Fault
 from dnet_core.transport.grpc_client import ShardClient
 from dnet_core.transport.grpc_link import OUTBOX_FRAMES, RingLink, open_channel, ring_link
 from dnet_core.types.devices import Medium
-from dnet_core.types.profiles import LinkProfile, ProfileRequest
+from dnet_core.types.profiles import DeviceProfile, LinkProfile, ProfileRequest
+
+if TYPE_CHECKING:  # they import mlx-lm, which takes seconds: see `warm_up`
+    from dnet_core.shard.runtime import NextFrame
+    from dnet_core.shard.slot import Loaded, ModelSlot
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +73,7 @@ class ShardServer:
         self._tasks = TaskScope()
         self._loop = asyncio.get_running_loop()
         self._changing = asyncio.Lock()
-        outputs = Outputs(
-            to_next=lambda frame: self._post(self._send_next, frame),
-            to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
-            again=thread.post,
-        )
-        self._slot = ModelSlot(thread, self._tasks, memory, outputs, self._hop)
+        self._slot: ModelSlot | None = None  # None until something is to be loaded
         self._opening: set[str] = set()  # sessions whose grammar is being compiled
         self._outboxes: dict[str, asyncio.Queue[DriverFrame]] = {}
         self._unserved = asyncio.Event()  # no driver is there
@@ -84,14 +81,14 @@ class ShardServer:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._slot.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._tasks.__aexit__(kind, error, trace)
-        self._slot.__exit__(kind, error, trace)
+        if self._slot is not None:
+            self._slot.__exit__(kind, error, trace)
 
     @property
     def announcement(self) -> Announcement:
@@ -112,7 +109,11 @@ class ShardServer:
 
     @property
     def _loaded(self) -> Loaded | None:
-        return self._slot.loaded
+        return self._slot.loaded if self._slot else None
+
+    async def warm_up(self) -> None:
+        """Import what models need, so that the first load need not; meanwhile this shard answers."""
+        await self._thread.call(_model_slot)
 
     # ---- control ----
 
@@ -152,9 +153,23 @@ class ShardServer:
             raise NotReady(f"{self.name} is already loading a model: wait for it or cancel it")
         async with self._changing:
             await self._leave_drivers()
-            async with aclosing(self._slot.load(order, self.name)) as reports:
+            slot = self._slot or await self._make_slot()
+            async with aclosing(slot.load(order, self.name)) as reports:
                 async for report in reports:
                     yield report
+
+    async def _make_slot(self) -> ModelSlot:
+        model_slot = await self._thread.call(_model_slot)
+        self._slot = model_slot(
+            self._thread,
+            self._tasks,
+            self._memory,
+            to_next=lambda frame: self._post(self._send_next, frame),
+            to_driver=lambda driver, frame: self._post(self._send_driver, driver, frame),
+            connect=self._hop,
+        )
+        self._slot.__enter__()
+        return self._slot
 
     async def _leave_drivers(self) -> None:
         """Return when no driver is served. Raises NotReady when one stays."""
@@ -170,22 +185,15 @@ class ShardServer:
 
     async def unload(self) -> None:
         async with self._changing:
-            await self._slot.drop()
+            if self._slot is not None:
+                await self._slot.drop()
 
     async def profile(self, request: ProfileRequest, fresh: bool) -> str:
         """Measure this device. Raises NotReady while a model is loaded, ProfileError when it fails."""
         if self._loaded is not None or self._changing.locked():
             raise NotReady(f"{self.name} is serving a model: unload it to measure the device")
         async with self._changing:
-            measure = partial(
-                profile_device,
-                self.name,
-                request,
-                store=_existing(paths().models),
-                cache=ProfileCache(paths().cache / "profiles"),
-                fresh=fresh,
-            )
-            profile = await self._thread.call(measure)
+            profile = await self._thread.call(partial(_profile, self.name, request, fresh))
             if self._memory is not None:
                 budget = self._memory.of(profile.memory_total_bytes)
                 profile = replace(profile, memory_budget_bytes=budget)
@@ -319,13 +327,20 @@ class ShardServer:
                 self._tell_all(Fault(session, peer, PeerLost.__name__, str(lost)))
 
 
+def _model_slot() -> type[ModelSlot]:
+    """For the compute thread: mlx-lm takes seconds to import, and the event loop has to answer."""
+    from dnet_core.shard.slot import ModelSlot  # noqa: PLC0415
+
+    return ModelSlot
+
+
+def _profile(name: str, request: ProfileRequest, fresh: bool) -> DeviceProfile:
+    from dnet_core.profile.measure import profile_device  # noqa: PLC0415 - as above
+
+    store, cache = _existing(paths().models), ProfileCache(paths().cache / "profiles")
+    return profile_device(name, request, store=store, cache=cache, fresh=fresh)
+
+
 def _existing(folder: Path) -> Path:
     """`folder`, or the nearest one above it that is there: on the same disk, as far as one can tell."""
     return next(path for path in (folder, *folder.parents) if path.is_dir())
-
-
-def backend() -> str:
-    """What MLX computes on here: "metal", "cuda" or "cpu"."""
-    if mx.default_device() != mx.gpu:
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"

@@ -24,12 +24,12 @@ import mlx.core as mx
 from dnet_core.errors import DnetError, GrammarError, LoadError
 from dnet_core.grammar.matcher import GrammarTokenizer, Matcher
 from dnet_core.memory_option import MemoryLimit
-from dnet_core.profile.microbench import mlx_facts
+from dnet_core.profile.mlx_facts import mlx_facts
 from dnet_core.shard.kept import Kept, keep
 from dnet_core.shard.loader import LayerStream
 from dnet_core.shard.memory import MlxLimits, budget_bytes, mlx_limits, set_limits
 from dnet_core.shard.mlx_thread import MlxThread
-from dnet_core.shard.runtime import Outputs, Runtime
+from dnet_core.shard.runtime import NextFrame, Outputs, Runtime
 from dnet_core.slices.layers import StreamedLayer, find_layers, make_streamed
 from dnet_core.slices.weights import open_model, parameter_bytes, read_parameters
 from dnet_core.slices.window import WindowedModel
@@ -37,6 +37,7 @@ from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import Checkpoint, read_checkpoint
 from dnet_core.tasks import Held, TaskScope, to_the_end
 from dnet_core.transport.control import Hop, LoadOrder, LoadReport, LoadStep, SessionOrder
+from dnet_core.transport.frames import DriverFrame
 from dnet_core.transport.grpc_link import RingLink
 
 log = logging.getLogger(__name__)
@@ -75,15 +76,17 @@ class ModelSlot:
         thread: MlxThread,
         tasks: TaskScope,
         memory: MemoryLimit | None,
-        outputs: Outputs,
+        *,
+        to_next: Callable[[NextFrame], None],
+        to_driver: Callable[[str, DriverFrame], None],
         connect: Connect,
     ) -> None:
-        """`outputs` take what the windows compute; `connect` opens the hop to the next shard."""
+        """`to_next` and `to_driver` take what the windows compute, on its thread; `connect` opens the hop."""
         self._thread = thread
         self._loader = MlxThread("loader")
         self._tasks = tasks
         self._memory = memory
-        self._outputs = outputs
+        self._outputs = Outputs(to_next, to_driver, again=thread.post)
         self._connect = connect
         self._unlimited: MlxLimits | None = None  # what MLX had before the load
         self._loaded: Loaded | None = None

@@ -26,3 +26,12 @@ def test_options_are_read_without_grpc_or_textual() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_shard_answers_before_it_has_imported_what_models_need() -> None:
+    code = (
+        "import sys, dnet_core.shard.main;"
+        " print([m for m in ('mlx_lm', 'transformers', 'llguidance', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
