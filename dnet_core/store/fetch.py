@@ -52,13 +52,19 @@ async def fetch(hub_id: HubId, progress: Progress) -> Path:
     Raises UnknownModel (no such repository or revision), RequestError (licence or token wanted),
     UnsupportedModel (no safetensors), LoadError (network, disk).
     """
-    arguments = [hub_id.repository, hub_id.revision]
+    arguments = [hub_id.repository, hub_id.revision, "model"]
+    return Path(str(await run_child(_HUB, arguments, _environment(), progress)))
+
+
+async def fetch_texts(hub_id: HubId, progress: Progress) -> Path:
+    """Like `fetch`, but without the weights: config, tokenizer and chat template, a few MB."""
+    arguments = [hub_id.repository, hub_id.revision, "texts"]
     return Path(str(await run_child(_HUB, arguments, _environment(), progress)))
 
 
 async def fetch_headers(hub_id: HubId) -> Checkpoint:
     """Read only the config and the safetensors headers, by range requests. Raises as `fetch` does."""
-    arguments = [hub_id.repository, hub_id.revision, "--headers"]
+    arguments = [hub_id.repository, hub_id.revision, "headers"]
     parts = await run_child(_HUB, arguments, _environment(), lambda _done, _total: None)
     texts: dict[str, bytes] = {name: base64.b64decode(text) for name, text in parts["texts"].items()}
     headers = {name: (size, base64.b64decode(header)) for name, (size, header) in parts["headers"].items()}

@@ -1,4 +1,4 @@
-"""The hub library at work, in a child process: `python -m dnet_core.store.hub OWNER/NAME REVISION`.
+"""The hub library at work, in a child process: `python -m dnet_core.store.hub OWNER/NAME REVISION model`.
 
 Only the files that mlx-lm needs are fetched: never code, never pickles.
 """
@@ -11,13 +11,14 @@ import errno
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import (
     HfApi,
     constants,
@@ -61,6 +62,7 @@ _TOKENIZER = re.compile(r"[^/]+\.(json|jinja|tiktoken)|tokenizer\.model|(merges|
 _FIRST_READ_BYTES = 100_000  # holds most safetensors headers, so that one request is enough
 _RESUMED_BYTES = 1024 * 1024  # smaller files are fetched anew after an interruption
 _REPORT_BYTES = 1024 * 1024  # between two progress lines
+_REPORT_S = 1.0  # between two of them while another process fetches a file
 # The root of all transport errors: httpx's in hub 1.x, httpx2's in hub 2.x.
 TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 
@@ -71,7 +73,15 @@ def is_wanted(name: str) -> bool:
 
 
 def _download(hub_id: HubId) -> str:
-    files = _list_files(hub_id)
+    return _bring(hub_id, _list_files(hub_id))
+
+
+def _download_texts(hub_id: HubId) -> str:
+    return _bring(hub_id, [f for f in _list_files(hub_id) if not _WEIGHTS.fullmatch(f.rfilename)])
+
+
+def _bring(hub_id: HubId, files: list[RepoSibling]) -> str:
+    """Have `files` in the cache; returns the directory."""
     missing = [f for f in files if not isinstance(_cached(hub_id, f.rfilename), str)]
     total_bytes = sum(f.size or 0 for f in files)
     missing_bytes = sum(f.size or 0 for f in missing)
@@ -109,8 +119,9 @@ def _fetch_blob(hub_id: HubId, name: str, report: _Report) -> None:
     headers = build_hf_headers()
     if urlsplit(source.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the token is for the hub, not for the store it points to
-    with FileLock(partial.with_suffix(".lock")):
+    with _sole_fetcher(partial, report):
         if blob.exists():
+            report.add(blob.stat().st_size)
             return
         with partial.open("ab") as file:
             if source.size is not None and file.tell() > source.size:
@@ -124,6 +135,21 @@ def _fetch_blob(hub_id: HubId, name: str, report: _Report) -> None:
                 tqdm_class=report.bar_class(),
             )
         partial.rename(blob)
+
+
+@contextmanager
+def _sole_fetcher(partial: Path, report: _Report) -> Iterator[None]:
+    """Let one process at a time fetch into `partial`; those that wait tell how far it has come."""
+    lock = FileLock(partial.with_suffix(".lock"))
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_REPORT_S)
+        except Timeout:
+            report.tell_beside(partial.stat().st_size if partial.exists() else 0)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _headers(hub_id: HubId) -> dict[str, Any]:
@@ -213,6 +239,10 @@ class _Report:
         if abs(self._done_bytes - self._told_bytes) >= _REPORT_BYTES:
             self._tell()
 
+    def tell_beside(self, num_bytes: int) -> None:
+        """Tell what was added, and `num_bytes` that another process has of the next file."""
+        tell(progress=[min(self._done_bytes + num_bytes, self._total_bytes), self._total_bytes])
+
     def finish(self) -> None:
         self._done_bytes = self._total_bytes
         if self._told_bytes != self._total_bytes:
@@ -290,16 +320,21 @@ def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
         raise LoadError(f"{hub_id} cannot be fetched: {error}") from error
 
 
+_WORKS: dict[str, Callable[[HubId], object]] = {
+    "model": _download,
+    "texts": _download_texts,
+    "headers": _headers,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fetch a model from the hub into the library's cache.")
     parser.add_argument("repository")
     parser.add_argument("revision")
-    parser.add_argument(
-        "--headers", action="store_true", help="only config and safetensors headers, to stdout"
-    )
+    parser.add_argument("what", choices=_WORKS, help="texts: config and tokenizer; headers go to stdout")
     options = parser.parse_args()
     hub_id = HubId(options.repository, options.revision)
-    return run_and_tell(lambda: _typed_errors(hub_id, _headers if options.headers else _download))
+    return run_and_tell(lambda: _typed_errors(hub_id, _WORKS[options.what]))
 
 
 if __name__ == "__main__":
