@@ -80,7 +80,7 @@ class RingLink:
         self.clock = Clock(offset_ns=0, round_trip_ns=0)
 
     def send(self, frame: RingFrame) -> None:
-        """Put `frame` on its way. Raises RingError when the hop is broken or the peer has stopped reading."""
+        """Put `frame` on its way. Raises PeerLost when the hop is broken, RingError when nobody reads it."""
         if self._failure is not None:
             raise self._failure
         try:
@@ -145,6 +145,8 @@ class RingLink:
                 tasks.create_task(self._heartbeat(ready))
         except* (grpc.aio.AioRpcError, DnetError, asyncio.InvalidStateError) as group:
             failure = await self._reason(group)
+            if ready.is_set() and not isinstance(failure, PeerLost):
+                failure = PeerLost(self.peer, str(failure))  # whatever it is, this hop is gone
             if not self._closed:  # else a frame that was still to be sent found the stream closed
                 self._failure = failure
                 ready.set()

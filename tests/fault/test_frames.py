@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import grpc
 import pytest
 
 from dnet_core.errors import DnetError, NotReady, PeerLost, ProtocolError, RequestError
-from dnet_core.transport import codec
+from dnet_core.transport import codec, grpc_link
 from dnet_core.transport.control import Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,
@@ -204,3 +205,19 @@ async def test_a_write_that_finds_the_stream_broken_tells_why(monkeypatch: pytes
         assert isinstance(error, PeerLost)
         assert error.peer == shard.name
         assert await call.details() in str(error)
+
+
+async def test_a_peer_that_hangs_is_lost_for_all_that_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when nobody was answering as it happened: who sends next must learn that the ring is broken."""
+    monkeypatch.setattr(grpc_link, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(grpc_link, "PING_DEADLINE_S", 0.5)
+    lost: asyncio.Queue[DnetError] = asyncio.Queue()
+    async with AsyncExitStack() as stack:
+        shard = await stack.enter_async_context(shard_process("sleeper"))
+        client = await stack.enter_async_context(shard.client())
+        opening = ring_link(client.channel, shard.name, DRIVER, 5, lambda _frame: None, lost.put_nowait)
+        link = await stack.enter_async_context(opening)
+        shard.process.send_signal(signal.SIGSTOP)
+        assert isinstance(await lost.get(), PeerLost)
+        with pytest.raises(PeerLost, match="did not answer a ping"):
+            link.send(Tokens("nobody", 5, (1,)))
