@@ -17,7 +17,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -25,9 +24,10 @@ from dnet_core import planning
 from dnet_core.demo import models
 from dnet_core.demo.answers import ANSWERS, KNOWN, Answer
 from dnet_core.demo.library import DemoLibrary
+from dnet_core.demo.loaded import DemoModel, DemoRing
 from dnet_core.demo.macs import MOST_MACS
 from dnet_core.demo.worlds import Placed, World
-from dnet_core.errors import DnetError, NotReady, PeerLost
+from dnet_core.errors import DnetError, NotReady, PeerLost, PeerReturned
 from dnet_core.events import (
     DevicesMeasured,
     Event,
@@ -76,17 +76,6 @@ HERE = frozenset({models.SAMPLE.id, *(models.for_macs(count) for count in range(
 """The models that a demonstration need not fetch."""
 
 
-@dataclass(frozen=True, slots=True)
-class DemoModel:
-    """What is "loaded"."""
-
-    model: str
-    plan: RingPlan
-    context_tokens: int
-    loaded_at_unix_s: int
-    thinking_switches: tuple[str, ...] = ()
-
-
 class DemoCluster:
     """Speaks the interface of `dnet_core.coordinator.Coordinator`; `lose` and `rejoin` are its own."""
 
@@ -112,12 +101,12 @@ class DemoCluster:
         self._gone: set[str] = set()
         self._lost: set[str] = set()  # by the loaded model
         self._changing = asyncio.Lock()
-        self._placed: Placed | None = None
+        self._is_replaced = False  # a load runs, or waits until it may
+        self._ring: DemoRing | None = None
+        self._recovery: asyncio.Task[None] | None = None
         self._loaded: DemoModel | None = None
         self._prepared: Prepared | None = None
         self._num_sessions = 0
-        self._recovered: asyncio.Future[DnetError | None] | None = None
-        """Ends with what kept the lost ring from being loaded anew, None when nothing did."""
         self.wishes = Wishes()
         self.library = DemoLibrary(
             world,
@@ -176,30 +165,35 @@ class DemoCluster:
             return
         self._gone.add(name)
         self.tell(PeerLeft(name, reason))
-        placed = self._placed
-        if placed is not None and any(a.peer == name for a in placed.plan.assignments):
-            self._placed = None
-            self._lost.add(name)
-            self._recovered = asyncio.get_running_loop().create_future()
-            self.tell(RingLost(placed.plan.model, name, reason))
-            self._tasks.start(self._recover(placed.plan.model))
+        ring = self._ring
+        if ring is not None and ring.end is None and name in ring.peers:
+            ring.end = PeerLost(name, reason)
+            self._leave_out(ring, name, reason)
+            self._recovery = self._tasks.start(self._recover(ring))
 
-    async def _recover(self, model: str) -> None:
-        """Load `model` on the devices that are left."""
-        assert self._recovered is not None, "somebody has lost a ring"
-        begun_s = self._clock()
+    def _leave_out(self, ring: DemoRing, name: str, reason: str) -> None:
+        self._lost.add(name)
+        self.tell(RingLost(ring.placed.plan.model, name, reason))
+
+    async def _recover(self, ring: DemoRing) -> None:
+        """Load the model of `ring` on the devices that are there, again when one of them leaves meanwhile."""
+        model, begun_s = ring.placed.plan.model, self._clock()
         async with self._changing:
-            self.tell(RecoveryStarted(model, tuple(peer.name for peer in self.peers)))
-            try:
-                loaded = await self._load(model, None)
-            except DnetError as error:
-                self._loaded = None
-                self.tell(LoadFailed(model, str(error)))
-                self._recovered.set_result(error)
-                return
+            loaded: DemoModel | None = None
+            while loaded is None:
+                self.tell(RecoveryStarted(model, tuple(peer.name for peer in self.peers)))
+                try:
+                    loaded = await self._load(model, None)
+                except PeerLost as error:
+                    self._leave_out(ring, error.peer, "it went away while layers moved")
+                except DnetError as error:
+                    self.tell(LoadFailed(model, str(error)))
+                    self._drop(error)
+                    return
         seconds = self._clock() - begun_s
         self.tell(Recovered(loaded.plan, seconds, _MEASURE_S, seconds - _MEASURE_S))
-        self._recovered.set_result(None)
+        assert self._ring is not None, "it was loaded just now"
+        ring.successor.set_result(self._ring)
 
     def rejoin(self, name: str) -> None:
         """Bring a lost device back; it is offered to the next plan."""
@@ -207,20 +201,29 @@ class DemoCluster:
             return
         self._gone.discard(name)
         self.tell(PeerJoined(next(peer for peer in self._world.peers if peer.name == name)))
-        if self._loaded is not None and self._recovered is not None:
+        if self._loaded is not None and name in self.offered:
             self.tell(PeerOffered(name, self._loaded.model))
 
     @property
     def offered(self) -> tuple[str, ...]:
         """Devices that the loaded model has lost and that are back."""
-        taking_part = {a.peer for a in self._placed.plan.assignments} if self._placed else set()
-        return tuple(p.name for p in self.peers if p.name in self._lost and p.name not in taking_part)
+        return tuple(peer.name for peer in self.peers if peer.name in self._lost)
 
     async def take_in(self) -> DemoModel:
-        """Load the model again on all devices that are there. Raises what `load` raises."""
-        if self._loaded is None:
-            raise NotReady("no model is loaded: load one first")
-        return await self.load(self._loaded.model)
+        """As the coordinator's: answers pause, and go on with the devices that are `offered`."""
+        ring, returned = self._ring, self.offered
+        if ring is None or self.is_changing or ring.end is not None:
+            raise NotReady(
+                "no model is loaded" if ring is None else "layers are moving just now: wait a moment"
+            )
+        if not returned:
+            raise NotReady("no device is back that the loaded model had lost")
+        ring.end = PeerReturned(returned)
+        self._lost.difference_update(returned)
+        self._recovery = self._tasks.start(self._recover(ring))
+        await asyncio.shield(ring.successor)
+        assert self._loaded is not None, "something follows"
+        return self._loaded
 
     # ---- plan ----
 
@@ -266,25 +269,37 @@ class DemoCluster:
 
     @property
     def is_changing(self) -> bool:
-        return self._changing.locked()
+        return self._is_replaced or self._changing.locked()
 
     async def load(
         self, model: str, plan: RingPlan | Solution | None = None, chunk_tokens: int | None = None
     ) -> DemoModel:
         """As the coordinator's; `chunk_tokens` is the world's own."""
-        if self._changing.locked():
+        if self._is_replaced:
             raise NotReady("a model is being loaded: wait for it or cancel it")
-        async with self._changing:
-            self._drop()
-            begun_s = self._clock()
-            try:
-                await self._fetch(model)
-                loaded = await self._load(model, plan)
-            except DnetError as error:
-                self.tell(LoadFailed(model, str(error)))
-                raise
-            self.tell(ModelLoaded(loaded.plan, self._clock() - begun_s))
-            return loaded
+        self._is_replaced = True
+        try:
+            why = NotReady("another model is being loaded")
+            self._stop_recovery(why)
+            async with self._changing:
+                self._drop(why)
+                begun_s = self._clock()
+                try:
+                    await self._fetch(model)
+                    loaded = await self._load(model, plan)
+                except DnetError as error:
+                    self.tell(LoadFailed(model, str(error)))
+                    raise
+                self.tell(ModelLoaded(loaded.plan, self._clock() - begun_s))
+                return loaded
+        finally:
+            self._is_replaced = False
+
+    def _stop_recovery(self, why: DnetError) -> None:
+        """Let no recovery go on, nor anybody wait for it."""
+        if self._recovery is not None and not self._recovery.done():
+            self._recovery.cancel()
+        self._drop(why)
 
     async def _fetch(self, model: str) -> None:
         await self._pause(_LOOK_S)
@@ -330,8 +345,7 @@ class DemoCluster:
         if placed.prepared is not None:
             planned = placed.prepared.solution.prediction.devices
             self._report_memory(placed, {device.peer: device.total_bytes for device in planned})
-        self._placed = placed
-        self._lost.difference_update(a.peer for a in placed.plan.assignments)
+        self._ring = DemoRing(placed)
         self._loaded = DemoModel(
             model, placed.plan, placed.plan.context_tokens, int(time.time()), self._thinking_switches
         )
@@ -345,11 +359,16 @@ class DemoCluster:
                 self.tell(MemoryReported(device.peer, size, size, budget, device.memory_total_bytes))
 
     async def unload(self) -> None:
+        why = NotReady("the model was unloaded")
+        self._stop_recovery(why)
         async with self._changing:
-            self._drop()
+            self._drop(why)
 
-    def _drop(self) -> None:
-        loaded, self._loaded, self._placed = self._loaded, None, None
+    def _drop(self, why: DnetError) -> None:
+        loaded, ring, self._loaded, self._ring = self._loaded, self._ring, None, None
+        self._lost.clear()
+        if ring is not None:
+            ring.give_up(why)
         if loaded is not None:
             self.tell(ModelUnloaded(loaded.model))
 
@@ -357,7 +376,7 @@ class DemoCluster:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """One pause before every prompt chunk and before every token."""
-        placed = self._standing()
+        ring = self._standing()
         answer = self.answer_to(request)
         prompt_tokens = self._world.num_tokens("\n".join(m.content for m in request.messages))
         self._num_sessions += 1
@@ -366,28 +385,27 @@ class DemoCluster:
         begun_s, first_s = self._clock(), None
         try:
             yield PromptProgress(0, prompt_tokens, ())
-            for done, lap in placed.prompt_laps(prompt_tokens):
+            for done, lap in ring.placed.prompt_laps(prompt_tokens):
                 await self._pause(lap.seconds)
                 self.tell(LapMeasured(session, done, lap.stages))
                 yield PromptProgress(done, prompt_tokens, lap.stages)
             longest = request.sampling.max_tokens
             tokens = [(thought, "") for thought in answer.thoughts] + [("", text) for text in answer.tokens]
             for thought, text in tokens[:longest]:
-                lost = self._lost_of(placed)
-                if lost is not None:
+                if ring.end is not None:
                     paused_s = self._clock()
-                    yield Paused(lost, "the connection was closed", sent)
-                    placed = await self._placed_anew(prompt_tokens + sent)
-                    peers = tuple(a.peer for a in placed.plan.assignments)
-                    yield Resumed(peers, self._clock() - paused_s)
-                lap = placed.token_lap(sent)
+                    if isinstance(ring.end, PeerLost | PeerReturned):
+                        yield Paused(ring.end.peer, str(ring.end), sent)
+                    ring = await self._following(ring, prompt_tokens + sent)
+                    yield Resumed(ring.peers, self._clock() - paused_s)
+                lap = ring.placed.token_lap(sent)
                 await self._pause(lap.seconds)
                 first_s = self._clock() if first_s is None else first_s
                 position = prompt_tokens + sent
                 sent += 1
                 self.tell(LapMeasured(session, position, lap.stages))
                 yield TokenText(text, 1000 + sent, position, None, (), lap.stages, thought)
-            await self._pause(placed.token_lap(sent).seconds)  # the token that ends it
+            await self._pause(ring.placed.token_lap(sent).seconds)  # the token that ends it
             if answer.error is not None:
                 raise answer.error
             cut = longest is not None and sent < len(tokens)
@@ -409,26 +427,19 @@ class DemoCluster:
     def session_ended(self, sent: int, finish: FinishReason, answer: Answer) -> None:
         """Told after the last event of every session."""
 
-    def _standing(self) -> Placed:
-        if self._placed is None:
+    def _standing(self) -> DemoRing:
+        if self._ring is None:
             raise NotReady(
                 "the model is still loading" if self.is_changing else "no model is loaded: load one first"
             )
-        return self._placed
+        return self._ring
 
-    def _lost_of(self, placed: Placed) -> str | None:
-        return next((a.peer for a in placed.plan.assignments if a.peer in self._gone), None)
-
-    async def _placed_anew(self, read_tokens: int) -> Placed:
-        """Wait for the recovery; the prompt and what was answered are read again."""
-        assert self._recovered is not None, "somebody has lost a ring"
-        error = await asyncio.shield(self._recovered)
-        if error is not None:
-            raise error
-        placed = self._standing()
-        for _, lap in placed.prompt_laps(read_tokens):
+    async def _following(self, ring: DemoRing, read_tokens: int) -> DemoRing:
+        """Wait for the ring after `ring`; the prompt and what was answered are read again there."""
+        ring = await asyncio.shield(ring.successor)
+        for _, lap in ring.placed.prompt_laps(read_tokens):
             await self._pause(lap.seconds)
-        return placed
+        return ring
 
     def answer_to(self, request: GenerationRequest) -> Answer:
         """What to say: a known answer, or the next in turn."""

@@ -55,6 +55,7 @@ class DemoLibrary:
     def fetched(self, model: str) -> None:
         """A load has brought the model here."""
         self._here.add(model)
+        self._partial.pop(model, None)
 
     def missing_on(self, model: str, peers: Collection[str]) -> dict[str, int]:
         """Bytes that each of `peers`, other machines, has to fetch; those that lack nothing are left out."""

@@ -14,7 +14,7 @@ from dnet_core.demo.answers import ANSWERS
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
 from dnet_core.errors import NotReady, RequestError, UnknownModel
-from dnet_core.events import Event, Recovered, RingLost
+from dnet_core.events import Event, ModelUnloaded, Recovered, RecoveryStarted, RingLost
 from dnet_core.types.generation import (
     GenerationDone,
     GenerationEvent,
@@ -124,6 +124,74 @@ async def test_what_the_others_cannot_hold_ends_the_answer_with_the_reason() -> 
                 async for _ in stream:
                     pass
         assert demo.loaded is None
+
+
+async def until_token(stream: AsyncIterator[GenerationEvent], count: int) -> None:
+    async for event in stream:
+        count -= isinstance(event, TokenText)
+        if count == 0:
+            return
+
+
+async def test_a_device_that_leaves_while_layers_move_is_left_out_too() -> None:
+    async with open_demo(5) as demo, demo.subscribe() as told:
+        loaded = await demo.load(LLAMA)
+        first = loaded.plan.assignments[0].peer
+        async with aclosing(demo.generate(question("hello"))) as stream:
+            await until_token(stream, 3)
+            demo.lose(first)
+            second = ""
+            async for event in told:
+                if isinstance(event, RecoveryStarted):
+                    second = next(name for name in event.peers if name != first)
+                    demo.lose(second)
+                    break
+            rest = [event async for event in stream]
+        assert isinstance(rest[-1], GenerationDone)
+        (resumed,) = (event for event in rest if isinstance(event, Resumed))
+        assert not {first, second} & set(resumed.peers)
+
+
+async def test_another_model_or_none_ends_answers_and_recoveries() -> None:
+    async with open_demo(5) as demo, demo.subscribe() as told:
+        await demo.load(LLAMA)
+        async with aclosing(demo.generate(question("hello"))) as stream:
+            await until_token(stream, 3)
+            await demo.load(models.for_macs(1))
+            with pytest.raises(NotReady, match="another model"):
+                await until_token(stream, 99)
+        loaded = await demo.load(LLAMA)
+        async with aclosing(demo.generate(question("hello"))) as stream:
+            await until_token(stream, 3)
+            demo.lose(loaded.plan.assignments[0].peer)
+            await heard_until(told, RecoveryStarted)
+            await demo.unload()
+            with pytest.raises(NotReady, match="unloaded"):
+                await until_token(stream, 99)
+        assert demo.loaded is None
+        assert not demo.is_changing
+
+
+async def test_a_device_that_is_back_is_taken_in_while_an_answer_waits() -> None:
+    async with open_demo(5) as demo, demo.subscribe() as told:
+        loaded = await demo.load(LLAMA)
+        gone = loaded.plan.assignments[0].peer
+        with pytest.raises(NotReady, match="no device is back"):
+            await demo.take_in()
+        demo.lose(gone)
+        await heard_until(told, Recovered)
+        bystander = next(peer.name for peer in demo.peers if peer.name not in str(demo.loaded))
+        demo.lose(bystander)
+        demo.rejoin(bystander)
+        assert demo.offered == (), "the model never had it"
+        async with aclosing(demo.generate(question("hello"))) as stream:
+            await until_token(stream, 3)
+            demo.rejoin(gone)
+            taking = asyncio.create_task(demo.take_in())
+            rest = [event async for event in stream]
+        assert gone in [a.peer for a in (await taking).plan.assignments]
+        assert [event.peer for event in rest if isinstance(event, Paused)] == [gone]
+        assert not any(isinstance(event, ModelUnloaded) for event in await heard_until(told, Recovered))
 
 
 async def test_plans_by_hand_are_checked_as_the_coordinator_checks_them() -> None:
