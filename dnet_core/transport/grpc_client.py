@@ -12,7 +12,7 @@ import grpc
 
 from dnet_core.errors import DeadlineExceeded, PeerLost
 from dnet_core.settings import TIMEOUTS
-from dnet_core.transport import codec
+from dnet_core.transport import control_codec
 from dnet_core.transport.control import (
     Hop,
     KeptPrefix,
@@ -42,11 +42,11 @@ class ShardClient:
 
     async def describe(self) -> ShardStatus:
         call = self._stub.Describe(pb.DescribeRequest(), timeout=TIMEOUTS.describe_s)
-        return codec.decode_status(await self._reply(call, "describe itself", TIMEOUTS.describe_s))
+        return control_codec.decode_status(await self._reply(call, "describe itself", TIMEOUTS.describe_s))
 
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Yield progress until the shard is READY; leaving early cancels the load there."""
-        call = self._stub.Load(codec.encode_load(order))
+        call = self._stub.Load(control_codec.encode_load(order))
         ready = False
         try:
             while True:
@@ -54,7 +54,7 @@ class ShardClient:
                     message = await call.read()
                 if message is grpc.aio.EOF:
                     break
-                report = codec.decode_report(message)
+                report = control_codec.decode_report(message)
                 ready = report.step is LoadStep.READY
                 yield report
         except TimeoutError:
@@ -70,7 +70,7 @@ class ShardClient:
 
     async def profile(self, request: ProfileRequest, fresh: bool) -> str:
         """Measure this shard's device (`fresh`: even if it has been); the profile in its JSON form."""
-        message = codec.encode_profile_request(request, fresh)
+        message = control_codec.encode_profile_request(request, fresh)
         call = self._stub.Profile(message, timeout=TIMEOUTS.profile_s)
         reply = await self._reply(call, "profile itself", TIMEOUTS.profile_s)
         profile: str = reply.profile_json
@@ -109,7 +109,7 @@ class ShardClient:
 
     async def open_session(self, driver: str, order: SessionOrder) -> None:
         call = self._stub.OpenSession(
-            codec.encode_session(order),
+            control_codec.encode_session(order),
             timeout=TIMEOUTS.open_session_s,
             metadata=((CALLER_KEY, driver),),
         )
@@ -120,7 +120,7 @@ class ShardClient:
         call = self._stub.CloseSession(
             pb.CloseSessionRequest(session=session, keep_as=keep_as), timeout=TIMEOUTS.close_session_s
         )
-        return codec.decode_kept(await self._reply(call, "close a session", TIMEOUTS.close_session_s))
+        return control_codec.decode_kept(await self._reply(call, "close a session", TIMEOUTS.close_session_s))
 
     async def drop_prefixes(self, names: Sequence[str]) -> None:
         call = self._stub.DropPrefixes(pb.DropPrefixesRequest(names=names), timeout=TIMEOUTS.close_session_s)

@@ -16,7 +16,7 @@ import grpc
 
 from dnet_core.errors import DnetError, StartError
 from dnet_core.tasks import beside
-from dnet_core.transport import codec
+from dnet_core.transport import codec, control_codec
 from dnet_core.transport.control import Arrival, Hop, ShardService
 from dnet_core.transport.failures import code_of, metadata_of
 from dnet_core.transport.grpc_link import CALLER_KEY, DRIVER_PREFIX, OPTIONS
@@ -44,19 +44,19 @@ class _Servicer(ShardServicer):
         self._service = service
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.DescribeReply:
-        return codec.encode_status(self._service.status())
+        return control_codec.encode_status(self._service.status())
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> None:
         try:
-            async with aclosing(self._service.load(codec.decode_load(request))) as reports:
+            async with aclosing(self._service.load(control_codec.decode_load(request))) as reports:
                 async for report in reports:
-                    await context.write(codec.encode_report(report))
+                    await context.write(control_codec.encode_report(report))
         except DnetError as error:
             await _abort(context, error)
 
     async def Profile(self, request: pb.ProfileRequest, context: Context) -> pb.ProfileReply:
         try:
-            profile = await self._service.profile(*codec.decode_profile_request(request))
+            profile = await self._service.profile(*control_codec.decode_profile_request(request))
         except DnetError as error:
             await _abort(context, error)
         return pb.ProfileReply(profile_json=profile)
@@ -64,7 +64,7 @@ class _Servicer(ShardServicer):
     async def MeasureLink(self, request: pb.MeasureLinkRequest, context: Context) -> pb.MeasureLinkReply:
         hop = Hop(request.hop.name, request.hop.target)
         try:
-            link = await self._service.measure_link(hop, codec.decode_medium(request.medium))
+            link = await self._service.measure_link(hop, control_codec.decode_medium(request.medium))
         except DnetError as error:
             await _abort(context, error)
         return pb.MeasureLinkReply(latency_s=link.latency_s, bytes_per_s=link.bytes_per_s)
@@ -82,7 +82,7 @@ class _Servicer(ShardServicer):
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionReply:
         try:
-            await self._service.open_session(_caller(context), codec.decode_session(request))
+            await self._service.open_session(_caller(context), control_codec.decode_session(request))
         except DnetError as error:
             await _abort(context, error)
         return pb.OpenSessionReply()
@@ -90,7 +90,7 @@ class _Servicer(ShardServicer):
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionReply:
         try:
             keep_as = request.keep_as if request.HasField("keep_as") else None
-            return codec.encode_kept(await self._service.close_session(request.session, keep_as))
+            return control_codec.encode_kept(await self._service.close_session(request.session, keep_as))
         except DnetError as error:
             await _abort(context, error)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dnet_core import errors
 from dnet_core.errors import DnetError, LoadError, PeerLost, ProtocolError
-from dnet_core.transport import codec
+from dnet_core.transport import codec, control_codec
 from dnet_core.transport.control import (
     Hop,
     KeptPrefix,
@@ -141,8 +141,8 @@ def test_load_orders(
     limits: Limits,
 ) -> None:
     order = LoadOrder(model, 100, windows, streamed, numbers[0], numbers[1], kv_bits, hop, limits)
-    message = pb.LoadRequest.FromString(codec.encode_load(order).SerializeToString())
-    assert codec.decode_load(message) == order
+    message = pb.LoadRequest.FromString(control_codec.encode_load(order).SerializeToString())
+    assert control_codec.decode_load(message) == order
 
 
 @given(
@@ -177,21 +177,21 @@ def test_session_orders(
         purpose,
         reuse,
     )
-    message = pb.OpenSessionRequest.FromString(codec.encode_session(order).SerializeToString())
-    assert codec.decode_session(message) == order
+    message = pb.OpenSessionRequest.FromString(control_codec.encode_session(order).SerializeToString())
+    assert control_codec.decode_session(message) == order
 
 
 @given(step=st.sampled_from(LoadStep), done=st.integers(0, 2**63), total=st.integers(0, 2**63), text=names)
 def test_load_reports(step: LoadStep, done: int, total: int, text: str) -> None:
     report = LoadReport(step, done, total, text)
-    message = pb.LoadProgress.FromString(codec.encode_report(report).SerializeToString())
-    assert codec.decode_report(message) == report
+    message = pb.LoadProgress.FromString(control_codec.encode_report(report).SerializeToString())
+    assert control_codec.decode_report(message) == report
 
 
 @given(kept=st.none() | st.builds(KeptPrefix, u32, st.booleans()))
 def test_kept_prefixes(kept: KeptPrefix | None) -> None:
-    message = pb.CloseSessionReply.FromString(codec.encode_kept(kept).SerializeToString())
-    assert codec.decode_kept(message) == kept
+    message = pb.CloseSessionReply.FromString(control_codec.encode_kept(kept).SerializeToString())
+    assert control_codec.decode_kept(message) == kept
 
 
 UNLAWFUL = {
@@ -200,25 +200,25 @@ UNLAWFUL = {
     "a finish of a later version": lambda: codec.decode_driver(
         pb.FromShard(frames=[pb.FromShard.Frame(sampled=pb.Sampled(finish=99))])  # type: ignore[arg-type]
     ),
-    "a purpose of a later version": lambda: codec.decode_session(pb.OpenSessionRequest(purpose=99)),  # type: ignore[arg-type]
-    "a step of a later version": lambda: codec.decode_report(pb.LoadProgress(step=99)),  # type: ignore[arg-type]
-    "an order without windows": lambda: codec.decode_load(pb.LoadRequest(num_layers=4)),
-    "an empty window": lambda: codec.decode_load(
+    "a purpose of a later version": lambda: control_codec.decode_session(pb.OpenSessionRequest(purpose=99)),  # type: ignore[arg-type]
+    "a step of a later version": lambda: control_codec.decode_report(pb.LoadProgress(step=99)),  # type: ignore[arg-type]
+    "an order without windows": lambda: control_codec.decode_load(pb.LoadRequest(num_layers=4)),
+    "an empty window": lambda: control_codec.decode_load(
         pb.LoadRequest(num_layers=4, windows=[pb.Window(start=2, stop=2)])
     ),
-    "a window beyond the model": lambda: codec.decode_load(
+    "a window beyond the model": lambda: control_codec.decode_load(
         pb.LoadRequest(num_layers=4, windows=[pb.Window(start=2, stop=5)])
     ),
-    "a first window beyond the model": lambda: codec.decode_load(
+    "a first window beyond the model": lambda: control_codec.decode_load(
         pb.LoadRequest(num_layers=4, windows=[pb.Window(start=7, stop=9), pb.Window(start=0, stop=4)])
     ),
-    "windows that overlap": lambda: codec.decode_load(
+    "windows that overlap": lambda: control_codec.decode_load(
         pb.LoadRequest(num_layers=4, windows=[pb.Window(start=0, stop=3), pb.Window(start=2, stop=4)])
     ),
-    "windows out of order": lambda: codec.decode_load(
+    "windows out of order": lambda: control_codec.decode_load(
         pb.LoadRequest(num_layers=4, windows=[pb.Window(start=2, stop=4), pb.Window(start=0, stop=2)])
     ),
-    "a session that says nothing": lambda: codec.decode_session(pb.OpenSessionRequest()),
+    "a session that says nothing": lambda: control_codec.decode_session(pb.OpenSessionRequest()),
 }
 
 
