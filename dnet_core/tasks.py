@@ -90,7 +90,7 @@ class Held(Generic[Value]):
     async def open(cls, tasks: TaskScope, manager: AbstractAsyncContextManager[Value]) -> Held[Value]:
         """Enter `manager` in a task of `tasks`; raises the DnetError that entering it raises."""
         held = cls()
-        tasks.start(held._hold(manager))
+        tasks.start(held._hold(manager)).add_done_callback(held._end)
         try:
             await held._opened
         except BaseException:
@@ -119,5 +119,8 @@ class Held(Generic[Value]):
                 log.warning("while closing: %s", error)
             else:
                 self._opened.set_exception(error)
-        finally:
-            self._closed.set()
+
+    def _end(self, _task: asyncio.Task[None]) -> None:
+        """The task is over; one that was cancelled before it had begun never entered the manager."""
+        self._opened.cancel()
+        self._closed.set()

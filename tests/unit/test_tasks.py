@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from dnet_core.tasks import TaskScope, to_the_end
+from dnet_core.tasks import Held, TaskScope, to_the_end
 
 
 async def test_what_is_started_while_the_scope_ends_is_cancelled_too() -> None:
@@ -23,6 +25,22 @@ async def test_what_is_started_while_the_scope_ends_is_cancelled_too() -> None:
             tasks.start(first())
             await asyncio.sleep(0)
     assert [task.cancelled() for task in started] == [True]
+
+
+async def test_what_is_held_lets_go_when_its_scope_ends_before_it_is_entered() -> None:
+    entered: list[int] = []
+
+    @asynccontextmanager
+    async def manager() -> AsyncIterator[int]:
+        entered.append(1)
+        yield 1
+
+    async with asyncio.timeout(10):
+        async with TaskScope() as tasks:
+            opening = tasks.start(Held.open(tasks, manager()))
+            await asyncio.sleep(0)  # it has started the task that is to hold
+    assert opening.cancelled()
+    assert entered == []
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])

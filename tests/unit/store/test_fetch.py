@@ -69,19 +69,23 @@ async def test_one_that_waits_for_anothers_fetch_tells_how_far_it_is(hub: Hub) -
     """Two shards of one machine: the head must hear from both, however long one of them waits."""
     in_one_large_file(hub)
     hub.stall_after_bytes = 5 * 2**19
-    told = asyncio.Event()
+    arrived, told = asyncio.Event(), asyncio.Semaphore(0)
 
     def watch(done_bytes: int, _total_bytes: int) -> None:
         if done_bytes > 2**21:
-            told.set()
+            arrived.set()
 
-    first = asyncio.create_task(fetch(MODEL, watch))
-    await told.wait()
-    told.clear()
-    second = asyncio.create_task(fetch(MODEL, watch))
-    await told.wait()
-    told.clear()
-    await told.wait()  # and again, though nothing more comes
+    def wait(done_bytes: int, _total_bytes: int) -> None:
+        if done_bytes > 2**21:
+            told.release()
+
+    async with asyncio.timeout(30):
+        first = asyncio.create_task(fetch(MODEL, watch))
+        await arrived.wait()
+        second = asyncio.create_task(fetch(MODEL, wait))
+        for _ in range(2):  # and again, though nothing more comes
+            await told.acquire()
+    assert not first.done()
     hub.resume.set()
     assert await first == await second
 
