@@ -52,7 +52,7 @@ class Cluster:
         self._tasks = tasks
         self._emit = emit
         self._peers: dict[str, Peer] = {}
-        self._discovered: dict[str, Peer] = {}
+        self._discovered: dict[str, Peer] = {}  # by their own names, as they are shown
         self._local: dict[str, LocalShard] = {}  # whose processes run
         self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
         self._outdated: set[str] = set()  # peers that are measured anew, whatever is kept of them
@@ -310,11 +310,12 @@ class Cluster:
             async for change in discovery.watch():
                 match change:
                     case PeerSeen(peer):
-                        self._discovered[peer.name] = peer
-                        self._join(self._apart(peer))
+                        self._discovered[peer.name] = shown = self._apart(peer)
+                        self._join(shown)
                     case PeerVanished(name, reason):
-                        peer = self._discovered.pop(name)
-                        self._leave(self._apart(peer).name, reason)
+                        shown = self._discovered.pop(name)
+                        if self._peers.get(shown.name) == shown:  # not one of our own, which came later
+                            self._leave(shown.name, reason)
 
     def _apart(self, peer: Peer) -> Peer:
         """A discovered shard that is called like one of our own is shown under another name."""

@@ -255,7 +255,7 @@ class ShardServer:
         else:
             self._thread.post(partial(runtime.handle, arrival))
 
-    async def driver_frames(self, driver: str) -> AsyncIterator[list[DriverFrame]]:
+    async def driver_frames(self, driver: str) -> AsyncGenerator[list[DriverFrame], None]:
         """What this shard has to tell `driver`. When the driver goes, its sessions go."""
         outbox: asyncio.Queue[DriverFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._outboxes[driver] = outbox

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -203,4 +203,4 @@ class ShardService(Protocol):
 
     def receive(self, arrival: Arrival) -> None: ...
 
-    def driver_frames(self, driver: str) -> AsyncIterator[list[DriverFrame]]: ...
+    def driver_frames(self, driver: str) -> AsyncGenerator[list[DriverFrame], None]: ...

@@ -129,9 +129,11 @@ class _Servicer(ShardServicer):
         """Carry what the shard has to say to its driver; a neighbour shard is told nothing."""
         if not caller.startswith(DRIVER_PREFIX):
             return
-        async for frames in self._service.driver_frames(caller):
-            async with write:
-                await context.write(codec.encode_driver(frames))
+        # Closed here, whatever the write was doing when the driver left: its sessions go with it.
+        async with aclosing(self._service.driver_frames(caller)) as told:
+            async for frames in told:
+                async with write:
+                    await context.write(codec.encode_driver(frames))
 
 
 @dataclass(frozen=True, slots=True)
