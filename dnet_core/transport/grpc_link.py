@@ -138,32 +138,33 @@ class RingLink:
         on_lost: Callable[[DnetError], None],
     ) -> None:
         """Keep the hop alive until closed, or until it breaks: then `on_lost` hears why, once."""
+        found: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sender())
                 tasks.create_task(self._reader(on_frame))
                 tasks.create_task(self._heartbeat(ready))
         except* (grpc.aio.AioRpcError, DnetError, asyncio.InvalidStateError) as group:
-            failure = await self._reason(group)
-            if ready.is_set() and not isinstance(failure, PeerLost):
-                failure = PeerLost(self.peer, str(failure))  # whatever it is, this hop is gone
-            if not self._closed:  # else a frame that was still to be sent found the stream closed
-                self._failure = failure
-                ready.set()
-                on_lost(self._failure)
+            found.extend(_leaves(group))
+        failure = await self._reason(found)
+        if ready.is_set() and not isinstance(failure, PeerLost):
+            failure = PeerLost(self.peer, str(failure))  # whatever it is, this hop is gone
+        if not self._closed:  # else a frame that was still to be sent found the stream closed
+            self._failure = failure
+            ready.set()
+            on_lost(self._failure)
 
     def close(self) -> None:
         """End the stream from this side; what happens to it from now on is no failure of the peer."""
         self._closed = True
         self._call.cancel()
 
-    async def _reason(self, group: BaseExceptionGroup) -> DnetError:
-        """The one reason behind a group: the peer's own error before the noise it makes."""
-        leaves = list(_leaves(group))
-        for error in leaves:
+    async def _reason(self, found: list[BaseException]) -> DnetError:
+        """The one reason behind all that failed: the peer's own error before the noise it makes."""
+        for error in found:
             if isinstance(error, grpc.aio.AioRpcError):
                 return from_rpc(error, self.peer)
-        for error in leaves:
+        for error in found:
             if isinstance(error, DnetError):
                 return error
         # A write was the first to notice: it finds that the call has ended, and only the call knows why.
