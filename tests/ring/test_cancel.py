@@ -67,9 +67,15 @@ def moved(before: tuple[ShardStatus, ...], after: tuple[ShardStatus, ...]) -> li
 
 
 def grown(before: tuple[ShardStatus, ...], after: tuple[ShardStatus, ...]) -> bool:
-    """Whether some shard holds as much as a KV cache more."""
-    more = [b.active_bytes - a.active_bytes for a, b in zip(before, after, strict=True)]
+    """Whether some shard holds as much as a KV cache more, beside what is kept of answers: a ring of one may
+    be many tokens ahead of the one that is cancelled at.
+    """
+    more = [in_use(b) - in_use(a) for a, b in zip(before, after, strict=True)]
     return max(more) >= SMALLEST_KV_BYTES // 2
+
+
+def in_use(status: ShardStatus) -> int:
+    return status.active_bytes - status.prefix_bytes
 
 
 async def check_left_nothing(ring: Coordinator, model: Path, clean: tuple[ShardStatus, ...]) -> None:
