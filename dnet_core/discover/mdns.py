@@ -64,7 +64,10 @@ class Advertisement:
         self, announcement: Announcement, networks: Networks | None = None, pace: Pace = PACE
     ) -> None:
         if len(announcement.name.encode()) > MAX_NAME_BYTES:
-            raise StartError(f"the name is longer than {MAX_NAME_BYTES} bytes: {announcement.name}")
+            raise StartError(
+                f"the name '{announcement.name}' is longer than {MAX_NAME_BYTES} bytes, and mDNS cannot announce"
+                " it: give a shorter one with --name, or start with --no-mdns"
+            )
         self._announcement = announcement
         self._wanted_name = announcement.name
         self._networks = networks or (lambda: network_changes(pace.network_poll_s))

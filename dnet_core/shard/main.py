@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from dnet_core import __version__, http_server
-from dnet_core.discover.announcement import Announcement, new_id
+from dnet_core.discover.announcement import MAX_NAME_BYTES, Announcement, new_id
 from dnet_core.discover.mdns import Advertisement
 from dnet_core.errors import DnetError, StartError
 from dnet_core.memory_option import memory_limit
@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    host_name = socket.gethostname().split(".")[0]
+    host_name = socket.gethostname().split(".")[0][:MAX_NAME_BYTES]
     parser.add_argument("--name", default=host_name, help="what the ring calls it (default: %(default)s)")
     parser.add_argument(
         "--cluster", default="default", metavar="NAME", help="only heads of this cluster see it"
@@ -124,7 +124,7 @@ async def serve(options: argparse.Namespace) -> None:
             http_port = await stack.enter_async_context(http_server.serve(_health_app(shard), listener))
             shard.announcement = replace(shard.announcement, grpc_port=grpc_port, http_port=http_port)
             if not options.no_mdns:
-                await stack.enter_async_context(beside(_advertise(shard)))
+                await stack.enter_async_context(beside(_advertise(shard, Advertisement(shard.announcement))))
             print(
                 f"dnet-shard {__version__} '{options.name}' is ready: gRPC on {grpc_port},"
                 f" http://localhost:{http_port}/health",
@@ -157,9 +157,9 @@ def _announcement(options: argparse.Namespace) -> Announcement:
         ) from error
 
 
-async def _advertise(shard: ShardServer) -> None:
+async def _advertise(shard: ShardServer, advertisement: Advertisement) -> None:
     """Tell the network of this shard; it may get another name, where its own is taken."""
-    async with Advertisement(shard.announcement) as advertisement:
+    async with advertisement:
         shard.advertise(advertisement)
         await asyncio.Event().wait()
 

@@ -80,6 +80,17 @@ def test_a_taken_port_is_one_clear_line(option: str, other: str) -> None:
     assert option in line, "what to do about it"
 
 
+def test_a_name_that_cannot_be_announced_is_one_clear_line() -> None:
+    command = [sys.executable, "-m", "dnet_core.shard.main", "--name", "n" * 51, "--grpc-port", "0"]
+    done = subprocess.run(
+        [*command, "--http-port", "0"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("dnet-shard: the name 'nnn")
+    assert "--name" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def get_json(url: str) -> dict[str, object]:
     with urllib.request.urlopen(url, timeout=5) as reply:
         found: dict[str, object] = json.load(reply)
