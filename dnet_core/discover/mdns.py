@@ -49,6 +49,15 @@ _log = logging.getLogger(__name__)
 Networks = Callable[[], AsyncIterator[Network]]
 
 
+def check_name(name: str) -> None:
+    """Raises StartError when a shard of this name cannot be announced."""
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise StartError(
+            f"the name '{name}' is longer than {MAX_NAME_BYTES} bytes, and mDNS cannot announce it: give a"
+            " shorter one with --name, or start with --no-mdns"
+        )
+
+
 class Advertisement:
     """Announces one shard for as long as the context is open; says goodbye when it closes.
 
@@ -63,11 +72,7 @@ class Advertisement:
     def __init__(
         self, announcement: Announcement, networks: Networks | None = None, pace: Pace = PACE
     ) -> None:
-        if len(announcement.name.encode()) > MAX_NAME_BYTES:
-            raise StartError(
-                f"the name '{announcement.name}' is longer than {MAX_NAME_BYTES} bytes, and mDNS cannot announce"
-                " it: give a shorter one with --name, or start with --no-mdns"
-            )
+        check_name(announcement.name)
         self._announcement = announcement
         self._wanted_name = announcement.name
         self._networks = networks or (lambda: network_changes(pace.network_poll_s))

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from dnet_core import __version__, http_server
 from dnet_core.discover.announcement import MAX_NAME_BYTES, Announcement, new_id
-from dnet_core.discover.mdns import Advertisement
+from dnet_core.discover.mdns import Advertisement, check_name
 from dnet_core.errors import DnetError, StartError
 from dnet_core.memory_option import memory_limit
 from dnet_core.option_types import port
@@ -100,6 +100,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 async def serve(options: argparse.Namespace) -> None:
     """Serve until a signal comes or, for a child, until the parent has gone."""
+    if not (options.no_mdns or options.child_socket):
+        check_name(options.name)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +126,7 @@ async def serve(options: argparse.Namespace) -> None:
             http_port = await stack.enter_async_context(http_server.serve(_health_app(shard), listener))
             shard.announcement = replace(shard.announcement, grpc_port=grpc_port, http_port=http_port)
             if not options.no_mdns:
-                await stack.enter_async_context(beside(_advertise(shard, Advertisement(shard.announcement))))
+                await stack.enter_async_context(beside(_advertise(shard)))
             print(
                 f"dnet-shard {__version__} '{options.name}' is ready: gRPC on {grpc_port},"
                 f" http://localhost:{http_port}/health",
@@ -157,9 +159,9 @@ def _announcement(options: argparse.Namespace) -> Announcement:
         ) from error
 
 
-async def _advertise(shard: ShardServer, advertisement: Advertisement) -> None:
+async def _advertise(shard: ShardServer) -> None:
     """Tell the network of this shard; it may get another name, where its own is taken."""
-    async with advertisement:
+    async with Advertisement(shard.announcement) as advertisement:
         shard.advertise(advertisement)
         await asyncio.Event().wait()
 
