@@ -38,7 +38,7 @@ from dnet_core.generate.recover import answer, converse, embedding, reading
 from dnet_core.generate.thoughts import thinking_switches
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.library import Library
-from dnet_core.loading import LoadedModel, Ring, Source, bring_weights, load_shards, open_ring, read_source
+from dnet_core.loading import LoadedModel, Ring, Source, load_shards, open_ring, read_source
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.settings import paths
 from dnet_core.succession import Succession
@@ -303,7 +303,6 @@ class Coordinator:
         elif plan is None:
             plan = (await self.prepare(model)).solution.plan
         facts = self._prepared if self._prepared and self._prepared.model == model else None
-        await bring_weights(self._cluster, plan, self._emit)
         switches = thinking_switches(source.tokenizer.chat_template(with_tools=False))
         loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches)
         self._emit(LoadStarted(plan))

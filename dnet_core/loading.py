@@ -14,12 +14,10 @@ from dnet_core.events import Event, FetchProgressed, LoadProgressed
 from dnet_core.generate.driver import Driver, OnLost, Pace, drive
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.profile.model import profile_model
-from dnet_core.store.catalog import resolve, resolve_texts
-from dnet_core.store.child import Progress
+from dnet_core.store.catalog import resolve
+from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import Hop, Limits, LoadOrder, LoadStep
-from dnet_core.types.checkpoints import Checkpoint
-from dnet_core.types.devices import PeerSource
 from dnet_core.types.profiles import ModelProfile
 from dnet_core.types.ring import RingPlan
 
@@ -62,32 +60,19 @@ class Ring:
 
 
 async def read_source(model: str, emit: Emit) -> Source:
-    """Bring here what the head needs of `model`, no weight, and read it. Raises what `resolve` raises."""
-    directory, checkpoint = await resolve_texts(model, _telling(model, emit))
-    # Beside the event loop: a tokenizer that is converted first takes seconds.
-    return await asyncio.to_thread(_source, model, directory, checkpoint)
+    """Bring the files of `model` here and read what the head needs of them. Raises what `resolve` raises."""
+    directory = await resolve(model, lambda done, total: emit(FetchProgressed(model, done, total)))
+    # Beside the event loop: a large header, or a tokenizer that is converted first, takes seconds.
+    return await asyncio.to_thread(_read_source, model, directory)
 
 
-def _source(model: str, directory: Path, checkpoint: Checkpoint) -> Source:
+def _read_source(model: str, directory: Path) -> Source:
+    checkpoint = read_checkpoint(directory)
     try:
         profile = profile_model(checkpoint)
     except UnsupportedModel:
         profile = None
     return Source(model, checkpoint.fingerprint, Tokenizer.load(directory), profile)
-
-
-async def bring_weights(cluster: Cluster, plan: RingPlan, emit: Emit) -> None:
-    """Bring the whole model of `plan` here, if shards of this machine take part: they share the files.
-
-    Others bring it to where they are. Raises what `resolve` raises.
-    """
-    peers = (cluster.peer(assignment.peer) for assignment in plan.assignments)
-    if any(peer.source is PeerSource.LOCAL for peer in peers):
-        await resolve(plan.model, _telling(plan.model, emit))
-
-
-def _telling(model: str, emit: Emit) -> Progress:
-    return lambda done, total: emit(FetchProgressed(model, done, total))
 
 
 async def load_shards(

@@ -9,7 +9,6 @@ owner/name[@revision]            a model on the Hugging Face hub (fetched once)
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +22,7 @@ from dnet_core.errors import LoadError, UnknownModel
 from dnet_core.settings import paths
 from dnet_core.store.checkpoint import CONFIG_NAME, Checkpoint, read_checkpoint
 from dnet_core.store.child import Progress
-from dnet_core.store.fetch import HubId, fetch, fetch_headers, fetch_texts, find_cached, parse_hub_id
+from dnet_core.store.fetch import HubId, fetch, fetch_headers, find_cached, parse_hub_id
 from dnet_core.store.imports import ORIGIN_NAME, import_gguf, import_name
 
 SAMPLE_ID = "smollm2-135m-instruct"
@@ -89,32 +88,11 @@ async def read_headers(model: str) -> Checkpoint:
 
     Raises what `resolve` raises.
     """
-    missing = _missing(model)
-    if missing is not None:
-        return await fetch_headers(missing)
-    return read_checkpoint(await resolve(model, lambda _done, _total: None))
-
-
-async def resolve_texts(model: str, progress: Progress) -> tuple[Path, Checkpoint]:
-    """The directory with config and tokenizer of `model`, and its tensor headers.
-
-    Of a hub model that is not here no weight is fetched. Raises what `resolve` raises.
-    """
-    missing = _missing(model)
-    if missing is not None:
-        return await fetch_texts(missing, progress), await fetch_headers(missing)
-    directory = await resolve(model, progress)
-    # Beside the event loop: a large header takes a moment.
-    return directory, await asyncio.to_thread(read_checkpoint, directory)
-
-
-def _missing(model: str) -> HubId | None:
-    """The hub model that `model` names, if it has to be fetched: not all of it is here."""
-    if model == SAMPLE_ID or _find_local(model) is not None or model.endswith(".gguf"):
-        return None
     hub_id = parse_hub_id(model)
-    cached = find_cached(hub_id) if hub_id is not None else None
-    return None if cached is not None and _is_whole(cached) else hub_id
+    if model != SAMPLE_ID and _find_local(model) is None and hub_id is not None:
+        cached = find_cached(hub_id)
+        return read_checkpoint(cached) if cached and _is_whole(cached) else await fetch_headers(hub_id)
+    return read_checkpoint(await resolve(model, lambda _done, _total: None))
 
 
 def _find_local(model: str) -> Path | None:

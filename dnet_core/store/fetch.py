@@ -56,12 +56,6 @@ async def fetch(hub_id: HubId, progress: Progress) -> Path:
     return Path(str(await run_child(_HUB, arguments, _environment(), progress)))
 
 
-async def fetch_texts(hub_id: HubId, progress: Progress) -> Path:
-    """Like `fetch`, but without the weights: config, tokenizer and chat template, a few MB."""
-    arguments = [hub_id.repository, hub_id.revision, "texts"]
-    return Path(str(await run_child(_HUB, arguments, _environment(), progress)))
-
-
 async def fetch_headers(hub_id: HubId) -> Checkpoint:
     """Read only the config and the safetensors headers, by range requests. Raises as `fetch` does."""
     arguments = [hub_id.repository, hub_id.revision, "headers"]

@@ -73,15 +73,7 @@ def is_wanted(name: str) -> bool:
 
 
 def _download(hub_id: HubId) -> str:
-    return _bring(hub_id, _list_files(hub_id))
-
-
-def _download_texts(hub_id: HubId) -> str:
-    return _bring(hub_id, [f for f in _list_files(hub_id) if not _WEIGHTS.fullmatch(f.rfilename)])
-
-
-def _bring(hub_id: HubId, files: list[RepoSibling]) -> str:
-    """Have `files` in the cache; returns the directory."""
+    files = _list_files(hub_id)
     missing = [f for f in files if not isinstance(_cached(hub_id, f.rfilename), str)]
     total_bytes = sum(f.size or 0 for f in files)
     missing_bytes = sum(f.size or 0 for f in missing)
@@ -322,7 +314,6 @@ def _typed_errors(hub_id: HubId, work: Callable[[HubId], object]) -> object:
 
 _WORKS: dict[str, Callable[[HubId], object]] = {
     "model": _download,
-    "texts": _download_texts,
     "headers": _headers,
 }
 
@@ -331,7 +322,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fetch a model from the hub into the library's cache.")
     parser.add_argument("repository")
     parser.add_argument("revision")
-    parser.add_argument("what", choices=_WORKS, help="texts: config and tokenizer; headers go to stdout")
+    parser.add_argument("what", choices=_WORKS, help="the headers of the weight files go to stdout")
     options = parser.parse_args()
     hub_id = HubId(options.repository, options.revision)
     return run_and_tell(lambda: _typed_errors(hub_id, _WORKS[options.what]))

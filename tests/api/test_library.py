@@ -8,22 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
-from dnet_core.discover.static import parse_target
 from dnet_core.errors import RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed
 from dnet_core.store import shelf
 from dnet_core.store.catalog import SAMPLE_ID
-from dnet_core.types.generation import SamplingParams
 from dnet_core.types.models import Fits, ModelOrigin, TooBig
-from tests.ring.processes import shard_process
-from tests.ring_tools import reference_tokens, ring_tokens
 from tests.unit.store.hub_server import Hub, hub_of_one_model, in_one_large_file
-
-PROMPT = (5, 17, 42, 9, 100)
 
 
 @pytest.fixture
@@ -72,26 +65,6 @@ async def test_a_download_runs_beside_everything_else_and_ends(hub: Hub) -> None
         here = {entry.id: entry for entry in await ring.library.here()}
         assert here["tiny/llama"].origin is ModelOrigin.CACHED
         assert await ring.library.delete("tiny/llama") > 0
-
-
-async def test_a_head_that_runs_no_shard_fetches_no_weights(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Config, tokenizer and headers are enough to plan, to check the shard's files, and to answer."""
-    async with shard_process("elsewhere") as shard:
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "head"))  # the shard keeps its models where it was
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "head" / "hub"))
-        options = ClusterOptions(local_shards=0, static=(parse_target(shard.target),))
-        async with Coordinator(options) as ring, ring.subscribe() as events:
-            while not ring.peers:
-                await anext(events)
-            await ring.load("tiny/llama")
-            got = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))
-    origin = hub.repositories["tiny/llama"]
-    assert [token.token for token in got] == reference_tokens(origin, PROMPT, 4, 32)
-    assert list((tmp_path / "head").rglob("tokenizer.json"))
-    assert not list((tmp_path / "head").rglob("*.safetensors"))
-    assert list((tmp_path / "hf").rglob("*.safetensors"))
 
 
 async def test_the_note_of_a_download_is_kept_beside_the_event_loop(

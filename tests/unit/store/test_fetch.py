@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from dnet_core.errors import LoadError, RequestError, UnknownModel, UnsupportedModel
-from dnet_core.store.catalog import ModelKind, list_local, resolve, resolve_texts
+from dnet_core.store.catalog import ModelKind, list_local, resolve
 from dnet_core.store.checkpoint import read_checkpoint
 from dnet_core.store.fetch import HubId, fetch, fetch_headers, parse_hub_id, search_hub
 from dnet_core.store.hub import is_wanted
@@ -44,25 +44,6 @@ async def test_only_what_mlx_lm_needs_is_fetched(hub: Hub) -> None:
     assert steps[-1] == (total_bytes, total_bytes)
     assert {total for _, total in steps} == {total_bytes}
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
-
-
-async def test_config_and_tokenizer_without_the_weights(hub: Hub) -> None:
-    steps: list[tuple[int, int]] = []
-    directory, checkpoint = await resolve_texts("tiny/llama", lambda *step: steps.append(step))
-    assert not [name for name, span in hub.contents() if name.endswith(".safetensors") and span is None]
-    assert {f.name for f in directory.iterdir()} == {
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "model.safetensors.index.json",
-    }
-    assert steps[-1][0] == steps[-1][1] == sum(f.stat().st_size for f in directory.iterdir())
-    assert checkpoint.fingerprint == read_checkpoint(hub.repositories[MODEL.repository]).fingerprint
-    whole = await resolve("tiny/llama", ignore)
-    assert whole == directory, "the next fetch completes it"
-    hub.requests.clear()
-    assert (await resolve_texts("tiny/llama", ignore))[0] == directory
-    assert hub.requests == []
 
 
 async def test_one_that_waits_for_anothers_fetch_tells_how_far_it_is(hub: Hub) -> None:
