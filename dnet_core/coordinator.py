@@ -105,10 +105,12 @@ class Coordinator:
                     log.exception("a fault of %s", work)
                 result.set_exception(error)
                 result.exception()  # nobody need ask for it
-            finally:
-                result.cancel()
 
-        self._tasks.start(run())
+        def end(_task: asyncio.Task[None]) -> None:
+            result.cancel()
+            work.close()  # of a task that was cancelled before it had begun
+
+        self._tasks.start(run()).add_done_callback(end)
         return result
 
     # ---- events ----

@@ -90,7 +90,9 @@ class DiskReader:
                 except IndexError:
                     return
                 try:
-                    _fill(descriptor, start + at, min(size, num_bytes - at), into[at : at + size])
+                    # Released at once: a failure that is kept would keep the buffer of the caller.
+                    with into[at : at + size] as part:
+                        _fill(descriptor, start + at, min(size, num_bytes - at), part)
                 except (OSError, EOFError) as error:
                     failures.append(error)
 
@@ -106,7 +108,8 @@ def _fill(descriptor: int, start: int, num_bytes: int, into: memoryview) -> None
     """Read at least `num_bytes` into `into`; the system may give them in parts."""
     done = 0
     while done < num_bytes:
-        count = os.preadv(descriptor, [into[done:]], start + done)
+        with into[done:] as rest:
+            count = os.preadv(descriptor, [rest], start + done)
         if count == 0:
             raise EOFError(f"the file ended at {start + done:,} bytes while it was read")
         done += count

@@ -172,8 +172,8 @@ async def load_model(service: Service, request: Request) -> Response:
     body = await read(request, LoadBody)
     model = body.model if body.model is not None else _last(service).model
     _check_layers(body)
-    loading = service.coordinator.keep_on(_load(service.coordinator, model, body))
-    async with service.attended(request):
+    async with service.attended(request):  # not begun when the endpoint has stopped meanwhile
+        loading = service.coordinator.keep_on(_load(service.coordinator, model, body))
         return sse.reply(_loaded(await asyncio.shield(loading)))
 
 

@@ -253,7 +253,7 @@ class ModelSlot:
         """Begin to read streamed layers; `undo` ends it."""
         make = partial(LayerStream, model, streamed, num_buffers, self._loader)
         stream = await self._thread.call(make)
-        undo.push_async_callback(self._thread.call, stream.close)
+        undo.push_async_callback(self._thread.carry_out, stream.close)
         await self._thread.call(stream.begin)
         return stream
 

@@ -102,3 +102,14 @@ def test_the_time_is_bounded(tmp_path: Path) -> None:
     write(tmp_path / "model.safetensors", 2 * MIN_FILE_BYTES)
     figures = measure_disk("here", tmp_path, read_size_bytes=1 << 20, budget_s=0.0)
     assert figures.num_reads == 4
+
+
+def test_a_read_that_fails_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "model" / "model.safetensors", MIN_FILE_BYTES)
+
+    def fail(_descriptor: int, _buffers: list[memoryview], _offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(ProfileError, match=os.strerror(errno.EIO)):
+        measure_disk("here", tmp_path, read_size_bytes=READ_BYTES)
