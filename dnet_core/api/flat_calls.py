@@ -108,8 +108,9 @@ def _has_no_text(schema: object) -> bool:
 class Tags:
     """How a family tags a call: `head` with the name, arguments between `opened` and `closed`, `foot`.
 
-    `tag` ends an argument, whatever stands around it. Calls that follow stand between the markers of the
-    first (`is_inside`) or have their own. With `strips` the parser takes white space off a text.
+    `tag` ends an argument, whatever stands around it. Calls that follow have markers of their own, or stand
+    between those of the first (`is_inside`): then `foot` ends a call, whatever stands around it. With `strips`
+    the parser takes white space off a text.
     """
 
     head: str
@@ -172,7 +173,8 @@ def _tagged_value(writer: GrammarWriter, tags: Tags, tool: BoundTool, argument: 
     if not argument.is_text:
         return f"{writer.json(argument.schema, strict=tool.strict)} {closed}"
     # What would end the argument or the call too early is not said, nor what parsers take for nothing.
-    ends = "|".join(_escaped(text) for text in (tags.tag, end))
+    told = (tags.tag, end, tags.foot.strip()) if tags.is_inside else (tags.tag, end)
+    ends = "|".join(map(_escaped, told))
     text = rf"/(.|\n){argument.lengths}/ & ~/(.|\n)*({ends})(.|\n)*/ & ~/[nN][uU][lL][lL]/"
     if tags.strips:
         text += r" & ~/[\s\x1c-\x1f](.|\n)*/ & ~/(.|\n)*[\s\x1c-\x1f]/"

@@ -312,7 +312,7 @@ async def test_a_text_cannot_end_its_argument_or_its_call(
     rule = CallRule((BoundTool("say", schema, True, "tools[0]"),), True, False)
     grammar = await chat_grammar(made.tokenizer, prompt_of(answer_form(form)), None, rule)
     assert grammar is not None
-    marks = ("</parameter>", "</arg_value>", form.start, form.end, '"', "\\", '")]', "\n")
+    marks = ("</parameter>", "</invoke>", "</arg_value>", form.start, form.end, '"', "\\", '")]', "\n")
     taken = []
     for text in (*HARMLESS, "null", "NULL", " a", "a ", *(f"a{mark}b" for mark in marks)):
         said = SAID[form.family].format(text)
