@@ -230,7 +230,7 @@ def _following(optional: list[str]) -> str:
 def _keyword(writer: GrammarWriter, tool: BoundTool, argument: Argument, end: str) -> str:
     name = literal(f"{argument.name}=")
     if argument.choices:
-        return f"{name} ({' | '.join(literal(json.dumps(text)) for text in argument.choices)})"
+        return f"{name} ({' | '.join(literal(json.dumps(text, ensure_ascii=False)) for text in argument.choices)})"
     if argument.is_text:
         text = rf'/"{_PYTHON_TEXT}{argument.lengths}"/ & ~/(.|\n)*({_escaped(end)})(.|\n)*/'
         return f"{name} {writer.terminal(text)}"

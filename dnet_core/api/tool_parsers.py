@@ -86,7 +86,7 @@ def _python_call(value: ast.expr) -> ToolCall:
             keywords=keywords,
         ):
             arguments = {str(given.arg): ast.literal_eval(given.value) for given in keywords}
-            return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
+            return ToolCall(name, _json(arguments))
     raise ValueError("not a call with named arguments")
 
 
@@ -159,4 +159,10 @@ def _arguments(value: object) -> str:
         value = json.loads(value)
     if not isinstance(value, dict):
         raise TypeError("arguments must be an object")
-    return json.dumps(value, ensure_ascii=False)
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """The JSON of `value`. Halves of a character, as Python keeps them, are put together or replaced."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -244,6 +244,21 @@ def test_an_argument_may_hold_the_marker_that_ends_calls(name: str) -> None:
         assert content(parts).strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("phi4", r'<|tool_call|>[{"name": "weather", "arguments": {"city": "%s"}}]<|/tool_call|>'),
+        ("pythonic", '<|tool_call_start|>[weather(city="%s")]<|tool_call_end|>'),
+        ("llama3", '<|python_tag|>weather.call(city="%s")'),
+    ],
+)
+def test_escaped_halves_of_a_character_can_be_sent(name: str, said: str) -> None:
+    for escaped, read_as in ((r"\ud83d\ude00", "😀"), (r"\ud83d", "\ufffd"), (r"\ude00", "\ufffd")):
+        parts = read([said % escaped], format_of(name), tools=TOOLS)
+        ((_, told),) = calls_as_told(parts)
+        assert json.loads(told.encode()) == {"city": read_as}
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, "llama3 behind its tag", "llama3 in Python"])
 def test_every_family_has_its_calls_read(name: str) -> None:
     text, expected, said = ANSWERS[name]

@@ -358,6 +358,19 @@ def test_names_that_python_cannot_write() -> None:
         assert formats.QWEN3_CODER.can_bind(CallRule((tool,), True, True))
 
 
+@pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
+async def test_a_choice_may_be_any_character(form: ToolFormat, with_text: Model) -> None:
+    choice = 'a "😀" \\'
+    schema = {"type": "object", "properties": {"text": {"enum": [choice], "type": "string"}}}
+    tool = BoundTool("say", {**schema, "required": ["text"]}, True, "tools[0]")
+    rule = CallRule((tool,), True, False)
+    grammar = await chat_grammar(with_text.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    said = with_text.walk(grammar, 0)
+    assert "😀" in said
+    assert parsed(said, answer_form(form), rule)["calls"] == [("say", {"text": choice})]
+
+
 async def test_a_bare_object_is_a_call(with_text: Model) -> None:
     """Llama 3 has no marker: what begins with a brace is a call, and nothing else is."""
     prompt, rule = prompt_of(answer_form(formats.LLAMA_3)), CallRule((WEATHER, NEWS), False, False)
