@@ -109,8 +109,8 @@ class Tags:
     """How a family tags a call: `head` with the name, arguments between `opened` and `closed`, `foot`.
 
     `tag` ends an argument, whatever stands around it. Calls that follow have markers of their own, or stand
-    between those of the first (`is_inside`): then `foot` ends a call, whatever stands around it. With `strips`
-    the parser takes white space off a text.
+    between those of the first (`is_inside`): then `foot`, too, ends a call in any case. With `strips` the
+    parser takes white space off a text.
     """
 
     head: str
@@ -191,6 +191,8 @@ def _escaped(text: str) -> str:
 
 # ---- Python ----
 
+_PYTHON_NUMBER = r"/-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?/"
+"""A float of Python holds it: it is not infinite."""
 _PYTHON_TEXT = r'([^"\\\x00-\x1f]|\\["\\nt])'
 
 
@@ -230,10 +232,13 @@ def _following(optional: list[str]) -> str:
 def _keyword(writer: GrammarWriter, tool: BoundTool, argument: Argument, end: str) -> str:
     name = literal(f"{argument.name}=")
     if argument.choices:
-        return f"{name} ({' | '.join(literal(json.dumps(text, ensure_ascii=False)) for text in argument.choices)})"
+        choices = (literal(json.dumps(text, ensure_ascii=False)) for text in argument.choices)
+        return f"{name} ({' | '.join(choices)})"
     if argument.is_text:
         text = rf'/"{_PYTHON_TEXT}{argument.lengths}"/ & ~/(.|\n)*({_escaped(end)})(.|\n)*/'
         return f"{name} {writer.terminal(text)}"
     if argument.schema.get("type") == "boolean":
         return f'{name} ("True" | "False")'
+    if argument.schema.get("type") == "number" and not argument.schema.keys() - _REMARKS - {"type"}:
+        return f"{name} {writer.terminal(_PYTHON_NUMBER)}"
     return f"{name} {writer.json(argument.schema, strict=tool.strict)}"

@@ -22,6 +22,7 @@ from dnet_core.api.flat_calls import (
     GLM_4,
     MINIMAX_M2,
     QWEN_3_CODER,
+    Tags,
     fits_python,
     fits_tags,
     pythonic,
@@ -30,6 +31,7 @@ from dnet_core.api.flat_calls import (
 from dnet_core.api.tool_parsers import (
     CallParser,
     deepseek_calls,
+    exact_parser,
     json_calls,
     llama_calls,
     mlx_lm_markers,
@@ -111,10 +113,15 @@ def _mlx_lm(module: str, *inner: str, write: CallGrammar | None = None) -> ToolF
     return ToolFormat(module, start, end, mlx_lm_parser(module), inner=inner, write=write)
 
 
+def _mlx_lm_tags(module: str, tags: Tags, *inner: str) -> ToolFormat:
+    found = _mlx_lm(module, *inner, write=tagged(tags))
+    return replace(found, parse=exact_parser(module), fits=fits_tags)
+
+
 _TAG_TOKENS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
-QWEN3_CODER = replace(_mlx_lm("qwen3_coder", write=tagged(QWEN_3_CODER)), fits=fits_tags)
-GLM47 = replace(_mlx_lm("glm47", *_TAG_TOKENS, write=tagged(GLM_4)), fits=fits_tags)
-MINIMAX = replace(_mlx_lm("minimax_m2", write=tagged(MINIMAX_M2)), fits=fits_tags)
+QWEN3_CODER = _mlx_lm_tags("qwen3_coder", QWEN_3_CODER)
+GLM47 = _mlx_lm_tags("glm47", GLM_4, *_TAG_TOKENS)
+MINIMAX = _mlx_lm_tags("minimax_m2", MINIMAX_M2)
 PYTHONIC = replace(_mlx_lm("pythonic", write=pythonic), fits=fits_python)
 
 

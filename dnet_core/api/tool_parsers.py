@@ -7,7 +7,8 @@ because that would bring MLX into the head.
     json_calls("[{...}, {...}]")      Qwen, Hermes, Granite, Phi, Mistral, Command-R, Llama, ...
     deepseek_calls("...")             DeepSeek V3 and V3.1
     llama_calls("f.call(x=1)")        Llama 3 behind its Python tag; JSON, too
-    mlx_lm_parser("glm47")            a module of mlx_lm.tool_parsers
+    mlx_lm_parser("gemma4")           a module of mlx_lm.tool_parsers
+    exact_parser("glm47")             the same, where all arguments are texts in tags
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 JsonDict = dict[str, object]
 
-PARSE_FAILURES = (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError)
+PARSE_FAILURES = (
+    *(ValueError, LookupError, TypeError, AttributeError, SyntaxError),
+    *(RecursionError, OverflowError),
+)
 """What parsers raise on text that is not in their format; a model may write anything."""
 
+_NUMBERS = {
+    "integer": re.compile(r"-?(0|[1-9][0-9]*)"),
+    "number": re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
+}
 _BORROWED = "dnet_core.api.mlx_lm_tool_parsers"
 _SEPARATORS = re.compile(r"[\s;,]*")
 _DEEPSEEK_CALL = re.compile(
@@ -102,6 +111,57 @@ def mlx_lm_parser(name: str) -> CallParser:
     return parse
 
 
+@cache
+def exact_parser(name: str) -> CallParser:
+    """The same, but numbers are told as the model wrote them; `name` reads an argument by its type.
+
+    The module makes floats of them on its way: of 12345678901234567 the last digit would be another.
+    """
+    module = importlib.import_module(f"{_borrowed_package()}.{name}")
+    read_all = mlx_lm_parser(name)
+
+    def parse(text: str, tools: Sequence[JsonDict]) -> list[ToolCall]:
+        numbers = {name: known for tool in tools for name, known in _numbers(tool).items()}
+        calls = []
+        found: Any = module.parse_tool_call(text, [_with_texts(tool) for tool in tools])
+        for value in found if isinstance(found, list) else [found]:
+            known = numbers.get(value["name"], {})
+            told = {}
+            for key, said in value["arguments"].items():
+                is_number = key in known and said is not None
+                if is_number and not known[key].fullmatch(said):
+                    return read_all(text, tools)
+                told[key] = said if is_number else _json(said)
+            arguments = ", ".join(f"{_json(key)}: {said}" for key, said in told.items())
+            calls.append(replace(_call({**value, "arguments": {}}), arguments=f"{{{arguments}}}"))
+        return calls
+
+    return parse
+
+
+def _numbers(tool: JsonDict) -> dict[str, dict[str, re.Pattern[str]]]:
+    """By function the arguments that are numbers, and how JSON writes them."""
+    match tool:
+        case {"function": {"name": str(name), "parameters": {"properties": dict(properties)}}}:
+            types = {
+                key: schema.get("type") for key, schema in properties.items() if isinstance(schema, dict)
+            }
+            return {
+                name: {key: _NUMBERS[kind] for key, kind in types.items() if kind in ("integer", "number")}
+            }
+    return {}
+
+
+def _with_texts(tool: JsonDict) -> JsonDict:
+    """`tool`, whose numbers are texts."""
+    match tool:
+        case {"function": {"parameters": {"properties": dict(properties), **others}, **function}}:
+            texts = {key: {"type": "string"} for known in _numbers(tool).values() for key in known}
+            parameters = {**others, "properties": {**properties, **texts}}
+            return {**tool, "function": {**function, "parameters": parameters}}
+    return tool
+
+
 def mlx_lm_markers(name: str) -> tuple[str, str]:
     """What opens and closes calls in the format of mlx-lm's module `name`."""
     module = importlib.import_module(f"{_borrowed_package()}.{name}")
@@ -164,5 +224,5 @@ def _arguments(value: object) -> str:
 
 def _json(value: object) -> str:
     """The JSON of `value`. Halves of a character, as Python keeps them, are put together or replaced."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

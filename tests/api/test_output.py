@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -302,6 +303,20 @@ def test_what_is_no_call_comes_back_as_content(name: str) -> None:
         text = form.start + broken + form.end
         parts = read([text], format_of(name), tools=TOOLS)
         assert (content(parts), calls(parts)) == (text, [])
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm47", "minimax_m2", "pythonic", "phi4", "mistral"])
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity", "inf", "12345678901234567", "9" * 5000])
+def test_numbers_of_any_size_lose_nothing(name: str, number: str) -> None:
+    """Their digits are told, in JSON, or the call comes back as content."""
+    text = (
+        re.sub(r"\b3\b", number, ANSWERS[name][0]).replace(", news()", "").replace(', {"name": "news"}', "")
+    )
+    parts = read([text], format_of(name), tools=TOOLS)
+    for _, told in calls_as_told(parts):
+        found = json.loads(told, parse_int=str, parse_float=str, parse_constant=pytest.fail)
+        assert found["days"] == number
+    assert calls_as_told(parts) or content(parts) == text
 
 
 def test_arguments_are_sent_on_as_they_are_written() -> None:

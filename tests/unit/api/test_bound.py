@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,31 @@ def test_names_that_python_cannot_write() -> None:
         tool = BoundTool(name, {"properties": {argument: {"type": "integer"}}}, True, "tools[0]")
         assert not formats.PYTHONIC.can_bind(CallRule((tool,), True, True))
         assert formats.QWEN3_CODER.can_bind(CallRule((tool,), True, True))
+
+
+NUMBERS = ("12345678901234567", "-0", "1.5", "1e22", "1e999", "123456789012345678901234.5", "9" * 400)
+
+
+@pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
+@pytest.mark.parametrize("kind", ["integer", "number"])
+async def test_numbers_stay_as_they_are_written(form: ToolFormat, kind: str, with_text: Model) -> None:
+    """Those that a grammar allows: none of them comes back as content."""
+    schema = {"type": "object", "properties": {"text": {"type": kind}}, "required": ["text"]}
+    rule = CallRule((BoundTool("say", schema, True, "tools[0]"),), True, False)
+    grammar = await chat_grammar(with_text.tokenizer, prompt_of(answer_form(form)), None, rule)
+    assert grammar is not None
+    taken = []
+    for number in NUMBERS:
+        said = SAID[form.family].replace('"{}"', "{}").format(number)
+        if not with_text.takes(grammar, said):
+            continue
+        taken.append(number)
+        (call,) = form.parse(said.removeprefix(form.start).removesuffix(form.end), templates(rule))
+        # Python's own values are read where calls are Python: its integers are exact, too.
+        exact = float if form is formats.PYTHONIC and kind == "number" else Decimal
+        assert json.loads(call.arguments, parse_float=exact, parse_int=exact) == {"text": exact(number)}
+    assert {"12345678901234567", "-0"} <= set(taken)
+    assert ("1.5" in taken) == ("1e22" in taken) == (kind == "number")
 
 
 @pytest.mark.parametrize("form", FLAT, ids=lambda form: form.family)
