@@ -117,11 +117,11 @@ class OutputParser:
     def finish(self) -> list[Part]:
         """Return what was held back, when the answer has ended."""
         parts: list[Part] = []
+        while self._read == self._read_call:
+            self._end_call(parts)
         rest, self._pending = self._pending, ""
         if self._read == self._read_reasoning:
             self._say(parts, Reasoning(rest.rstrip()))
-        elif self._read == self._read_call:
-            self._complete_call(parts, rest, self._begun + rest)
         elif self._read == self._read_content:
             self._say(parts, Content(rest))
         elif self._read == self._read_call_end:
@@ -190,18 +190,45 @@ class OutputParser:
             return False
         text, self._pending = self._pending[:at], self._pending[at + len(end) :]
         self._read = self._read_content
-        self._complete_call(parts, text, self._begun + text + end)
+        if not self._take_calls(parts, text):
+            self._say(parts, Content(self._begun + text + end))
         return True
 
     def _call_end(self) -> int:
-        """Where the end marker begins (-1: not yet); in a text of JSON it is what an argument says."""
+        """Where the end marker begins (-1: not yet).
+
+        In a text of JSON it is what an argument says, unless another call follows: then a quote is missing.
+        """
         assert self._tools is not None, "calls are looked for"
-        if not self._tools.end:
+        start, end = self._tools.start, self._tools.end
+        if not end:
             return -1
-        at = self._pending.find(self._tools.end)
-        while at >= 0 and self._tools.parse is json_calls and ends_in_text(self._pending[:at]):
-            at = self._pending.find(self._tools.end, at + 1)
+        scanned, done = JsonObject(), 0
+        scanned.take("[")
+        at = self._pending.find(end)
+        while at >= 0 and self._tools.parse is json_calls:
+            scanned.take(self._pending[done:at])
+            if scanned.is_complete or not scanned.in_text:
+                return at
+            after = self._pending[at + len(end) :].lstrip()
+            if after.startswith(start):
+                return at
+            if start.startswith(after):
+                return -1
+            done, at = at, self._pending.find(end, at + 1)
         return at
+
+    def _end_call(self, parts: list[Part]) -> None:
+        """The answer has ended in calls. If they cannot be read, what may be their end is taken for it."""
+        assert self._tools is not None, "calls are looked for"
+        text, self._pending = self._pending, ""
+        self._read = self._read_content
+        if self._take_calls(parts, text):
+            return
+        before, end, self._pending = text.partition(self._tools.end) if self._tools.end else (text, "", "")
+        self._say(parts, Content(self._begun + before + end))
+        while self._read(parts):
+            pass
 
     def _read_arguments(self, parts: list[Part]) -> bool:
         taken = self._json.take(self._pending)
@@ -225,19 +252,19 @@ class OutputParser:
         self._trims = True
         return True
 
-    def _complete_call(self, parts: list[Part], text: str, raw: str) -> None:
-        """Read `text` as calls; if that fails, `raw` is content."""
+    def _take_calls(self, parts: list[Part], text: str) -> bool:
+        """Read `text` as calls; False: it is none."""
         assert self._tools is not None, "calls are looked for"
         try:
             calls = self._tools.parse(text, self._calls.tools)
         except PARSE_FAILURES:
-            calls = []
+            return False
         if not calls or not all(self._calls.knows(call.name) for call in calls):
-            self._say(parts, Content(raw))
-            return
+            return False
         for call in calls:
             parts += self._calls.whole(call)
         self._trims = True
+        return True
 
     def _say(self, parts: list[Part], part: Reasoning | Content) -> None:
         if part.text:
@@ -289,13 +316,6 @@ class JsonObject:
                     self.is_complete = True
                     return place + 1
         return len(text)
-
-
-def ends_in_text(json: str) -> bool:
-    """Whether `json`, which is cut off, ends inside one of its texts."""
-    scanned = JsonObject()
-    scanned.take("[" + json)
-    return scanned.in_text
 
 
 def find_first(text: str, markers: Sequence[str]) -> tuple[int, str | None]:

@@ -260,6 +260,28 @@ def test_escaped_halves_of_a_character_can_be_sent(name: str, said: str) -> None
         assert json.loads(told.encode()) == {"city": read_as}
 
 
+BROKEN = '<tool_call>{"name": f, "arguments": {"city": "a}</tool_call>'
+NEWS = '<tool_call>{"name": "news", "arguments": {}}</tool_call>'
+
+
+@pytest.mark.parametrize("between", ["\n", "", " and ", "</tool_call>"])
+def test_a_missing_quote_takes_no_later_call_with_it(between: str) -> None:
+    for pieces in ([BROKEN + between + NEWS], [*BROKEN, *between, *NEWS]):
+        parts = read(pieces, tools=TOOLS)
+        assert calls(parts) == [("news", {})]
+        assert content(parts) == (BROKEN + between).rstrip()
+
+
+def test_a_call_that_follows_a_broken_one_is_told_at_once() -> None:
+    parser = OutputParser(PLAIN, CallWriter(TOOLS, one_only=False), in_reasoning=False)
+    assert calls(parser.feed(f"{BROKEN}\n{NEWS}")) == [("news", {})]
+
+
+def test_a_broken_call_at_the_end_is_content() -> None:
+    for text in (BROKEN, BROKEN + "\n", BROKEN + "\n<tool_c", BROKEN + " and so on."):
+        assert content(read(list(text), tools=TOOLS)) == text
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, "llama3 behind its tag", "llama3 in Python"])
 def test_every_family_has_its_calls_read(name: str) -> None:
     text, expected, said = ANSWERS[name]
@@ -276,6 +298,7 @@ def test_every_family_has_its_calls_read(name: str) -> None:
 @given(data=st.data())
 def test_how_a_text_is_cut_makes_no_difference(name: str, data: st.DataObject) -> None:
     alphabet = ["<think>", "</think>", "\n", "{", "}", '"', " ", "a", "<", ANSWERS[name][0]]
+    alphabet += [text for text in (family(name).start, family(name).end) if text]
     if name == "harmony":
         alphabet += ["<|end|>", "<|start|>assistant", "<|channel|>final", "<|message|>"]
     text = "".join(data.draw(st.lists(st.sampled_from(alphabet), max_size=8)))
