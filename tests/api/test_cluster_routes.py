@@ -245,7 +245,7 @@ async def test_a_model_that_does_not_fit_says_what_is_missing(empty: httpx2.Asyn
     directory = Path(model).with_name("long-llama")
     write_tiny_model("llama", directory, overrides={"max_position_embeddings": 2**40})
     status, code, _, message = await refused(
-        empty, "/prepare_topology", model=str(directory), seq_len=2**40, max_batch_exp=8
+        empty, "/prepare_topology", model=str(directory), seq_len=2**40, max_batch_exp=1
     )
     assert (status, code) == (409, "infeasible_plan")
     assert "what would help" in message
