@@ -56,7 +56,9 @@ class Admission:
                 except NoRoom:
                     await self.close(order.session)
                     self._inside.discard(order.session)
-                    if not self._inside:
+                    if (
+                        not self._inside and not self._changed.is_set()
+                    ):  # else somebody has left since it asked
                         raise
                 else:
                     return begun

@@ -16,7 +16,8 @@ from dnet_core.errors import ProfileError
 from dnet_core.profile.cache import ProfileCache
 from dnet_core.profile.device import profile_from_json, profile_to_json, request_for
 from dnet_core.profile.measure import profile_device
-from dnet_core.profile.microbench import measure_arithmetic, mlx_facts
+from dnet_core.profile.microbench import measure_arithmetic
+from dnet_core.profile.mlx_facts import mlx_facts
 from dnet_core.profile.model import profile_model
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.store.checkpoint import read_checkpoint
