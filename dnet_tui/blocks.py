@@ -301,14 +301,24 @@ class Renderer:
 _BLANK = Strip.blank(0)
 
 
-def _tokens(code: str, name: str) -> Iterable[tuple[_TokenType, str]]:
-    """Lex `code`; a language that nobody knows is text."""
+def _tokens(code: str, name: str) -> Iterator[tuple[_TokenType, str]]:
+    """Lex `code`; a language that nobody knows is text, and so is all from where a lexer changes the code.
+
+    Some lexers end every text with a newline or put other ones in: what they return is not trusted.
+    """
+    at = 0
     try:
         lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False)
     except ClassNotFound:
-        return [(PlainText, code)]
-    tokens: Iterable[tuple[_TokenType, str]] = lexer.get_tokens(code)
-    return tokens
+        pass
+    else:
+        for kind, text in lexer.get_tokens(code):
+            if not code.startswith(text, at):
+                break
+            at += len(text)
+            yield kind, text
+    if at < len(code):
+        yield PlainText, code[at:]
 
 
 def _code_of(token: Token) -> str:

@@ -144,6 +144,19 @@ def test_long_code_is_highlighted_as_a_whole_step_by_step(frame: str) -> None:
     assert [list(s) for s in streamed_.strips] == [list(s) for s in once.strips]
 
 
+@pytest.mark.parametrize("between", ["\n", "\x0b\n"], ids=["newline", "a newline to the lexer only"])
+def test_a_lexer_that_adds_newlines_adds_no_lines(between: str) -> None:
+    code = "*** Test Cases ***\nOne\n" + between.join(f"    Log    {i}" for i in range(24))
+    prose = Prose(RENDERER, 40)
+    prose.append(f"```robotframework\n{code}\n```\nafter\n")
+    prose.finish()
+    before = [strip.text for strip in prose.strips]
+    prose.polish()
+    assert [strip.text for strip in prose.strips] == before
+    assert sum("Log" in line for line in before) == 24
+    assert len(before) == 26 + 2, "the code, a blank line, and what is after it"
+
+
 def test_the_end_renders_nothing_again_that_is_settled() -> None:
     prose = Prose(RENDERER, 60)
     prose.append("See [the note] first.\n\n" + "plain\n\n" * 50 + "last\n")
