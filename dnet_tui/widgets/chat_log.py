@@ -19,7 +19,7 @@ from typing import ClassVar
 from rich.cells import cell_len
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.events import Click, MouseScrollUp, Resize
+from textual.events import Click, MouseDown, MouseScrollUp, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -102,6 +102,8 @@ class ChatLog(ScrollView, can_focus=True):
         self._renderer: Renderer | None = None
         self._width = 0
         self._pointed: int | None = None  # the turn that the keys act on
+        self._shows_hint = False  # of what they do; painted, since the focus came
+        self._hinted: int | None = None  # the turn that had the hint when the mouse button went down
         self._painted_lines: dict[int, tuple[Strip, Style, int, Strip]] = {}
         self._polishing: Timer | None = None
 
@@ -396,9 +398,17 @@ class ChatLog(ScrollView, can_focus=True):
         if self._pointed is None or self._pointed >= len(self.turns):
             self._pointed = len(self.turns) - 1 if self.turns else None
         self.refresh()
+        self.call_after_refresh(self._hint_painted)
+
+    def _hint_painted(self) -> None:
+        self._shows_hint = self.has_focus
 
     def on_blur(self) -> None:
+        self._shows_hint = False
         self.refresh()
+
+    def on_mouse_down(self, event: MouseDown) -> None:
+        self._hinted = self._pointed if self._shows_hint else None
 
     def on_click(self, event: Click) -> None:
         at = event.get_content_offset(self)
@@ -406,7 +416,8 @@ class ChatLog(ScrollView, can_focus=True):
         if found is None:
             return
         place, line = found
-        if self._pointed == place + self._first and line == self._lines[place].height - 1:
+        is_hint_line = line == self._lines[place].height - 1
+        if is_hint_line and self._pointed == self._hinted == place + self._first:
             assert at is not None, "something was found there"
             self._click_hint(at.x)
             return
