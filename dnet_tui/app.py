@@ -37,7 +37,7 @@ from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
 from dnet_tui.service_app import Services
-from dnet_tui.serving import EndpointState
+from dnet_tui.serving import EndpointState, On
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
@@ -134,8 +134,15 @@ class DnetApp(PlanApp):
             gc.freeze()
 
     def _clear_away(self) -> None:
-        """Between two answers: collect what is garbage since the last time, set the rest aside."""
-        if self._timing.sets_aside:
+        """Between two answers: collect what is garbage, also of what was set aside; set the rest aside.
+
+        Not while somebody waits for an answer, nor while a screen is open, which is garbage once it closes: the
+        next answer ends, too.
+        """
+        is_serving = isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
+        is_open = len(self.screen_stack) > 1
+        if self._timing.sets_aside and not (self.conversation.is_answering or is_open or is_serving):
+            gc.unfreeze()
             gc.collect()
             gc.freeze()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -567,3 +570,26 @@ async def test_end_in_an_empty_prompt_goes_to_the_newest_turn(open_desk: OpenDes
         await desk.pilot.press("end")
         await desk.pilot.pause()
         assert chat.scroll_y == chat.max_scroll_y
+
+
+async def test_what_was_open_after_an_answer_is_collected_after_a_later_one(open_desk: OpenDesk) -> None:
+    class Knot:
+        def __init__(self) -> None:
+            self.itself = self
+
+    async with open_desk() as desk:
+        desk.app._timing = replace(desk.app._timing, sets_aside=True)
+        knot = Knot()
+        is_there = weakref.ref(knot)
+        gc.freeze()
+        del knot
+        try:
+            await desk.say("A question")
+            await desk.pilot.press("f1")
+            await desk.finish()
+            assert is_there() is not None, "not while a screen is open, which would be set aside, too"
+            await desk.pilot.press("escape")
+            await ask(desk, "Another")
+            assert is_there() is None
+        finally:
+            gc.unfreeze()
