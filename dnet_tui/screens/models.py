@@ -124,7 +124,7 @@ class ModelPicker(ModalScreen[None]):
             self._show_detail()
 
     def _show(self) -> None:
-        if not self._list.was_moved and not self._wanted:
+        if not self._list.was_moved and not self._wanted and self._asked is None:
             self._list.chosen = self.catalogue.preselected() or self._list.chosen
         self._list.sections = self.catalogue.sections(self._wanted)
         self._show_detail()
@@ -238,7 +238,11 @@ class ModelPicker(ModalScreen[None]):
 
     @on(ModelList.Picked)
     def _picked(self) -> None:
-        self.action_load()
+        """A second click loads; to a question it is no answer, as any key that is not named there."""
+        if self._asked is None:
+            self.action_load()
+        else:
+            self._ask(None)
 
     def action_filter(self) -> None:
         self._filter_box.focus()

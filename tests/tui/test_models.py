@@ -213,6 +213,35 @@ async def test_d_asks_before_it_fetches() -> None:
         assert not desk.app.work_in_hand.downloads
 
 
+async def test_a_click_on_the_row_takes_the_question_back() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        y = next(y for y, line in enumerate(desk.text().splitlines()) if "Qwen3-8B-4bit" in line)
+        await desk.pilot.press("d")
+        assert "downloads it" in desk.text()
+        await desk.pilot.click(offset=(30, y))
+        assert desk.chosen == QWEN_8B
+        assert "downloads it" not in desk.text()
+        assert isinstance(desk.app.screen, ModelPicker)
+        assert not desk.app.work_in_hand.downloads
+
+
+async def test_what_is_learnt_does_not_move_a_question_to_another_model() -> None:
+    async with table() as desk:
+        await desk.open()
+        models = desk.picker.query_one(ModelList)
+        assert not models.was_moved
+        models.chosen = QWEN_8B
+        await desk.pilot.pause()
+        await desk.pilot.press("d")
+        assert desk.picker.catalogue.preselected() not in (None, QWEN_8B)
+        desk.picker._show()
+        await desk.pilot.pause()
+        assert desk.chosen == QWEN_8B
+        assert "enter downloads it" in desk.text()
+
+
 async def test_a_download_that_has_no_room_does_not_begin() -> None:
     async with table() as desk:
 
