@@ -39,8 +39,8 @@ class LiveAnswer:
                 self._phase = Reading(done, total, self._left_s(done, total))
             case TokenText():
                 self._take(event)
-            case Paused(peer=lost):
-                self._phase = Recovering(lost, self._num_tokens)
+            case Paused(peer=peer, is_back=is_back):
+                self._phase = Recovering(peer, self._num_tokens, is_back)
             case Resumed(peers=peers, seconds=seconds):
                 self._notes += (self._moved_text(peers, seconds),)
                 self._phase = Reading(0, None, None)
@@ -78,10 +78,9 @@ class LiveAnswer:
 
     def _moved_text(self, peers: tuple[str, ...], seconds: float) -> str:
         """`air left after 84 tok; placed anew on studio, mini · 3.1 s later`."""
-        assert isinstance(self._phase, Recovering), "the ring was lost before it came back"
+        assert isinstance(self._phase, Recovering), "an answer pauses before it goes on"
         where = ", ".join(peers)
-        left = f"{self._phase.lost} left after {self._phase.num_tokens} tok"
-        return f"{left}; placed anew on {where} · went on after {seconds_text(seconds)}"
+        return f"{self._phase.why}; placed anew on {where} · went on after {seconds_text(seconds)}"
 
     def _take(self, event: TokenText) -> None:
         now_s = self._clock()

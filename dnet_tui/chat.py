@@ -36,10 +36,17 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Recovering:
-    """Device `lost` left during the answer; the others take over its layers and read the prompt again."""
+    """Device `peer` left during the answer, or `is_back`; layers move and the prompt is read again."""
 
-    lost: str
+    peer: str
     num_tokens: int
+    is_back: bool = False
+
+    @property
+    def why(self) -> str:
+        """`air left after 84 tok`, `air takes part again after 84 tok`."""
+        did = "takes part again" if self.is_back else "left"
+        return f"{self.peer} {did} after {self.num_tokens} tok"
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,7 +395,8 @@ class DemoCluster:
                 if ring.end is not None:
                     paused_s = self._clock()
                     if isinstance(ring.end, PeerLost | PeerReturned):
-                        yield Paused(ring.end.peer, str(ring.end), sent)
+                        is_back = isinstance(ring.end, PeerReturned)
+                        yield Paused(ring.end.peer, str(ring.end), sent, is_back)
                     ring = await self._following(ring, prompt_tokens + sent)
                     yield Resumed(ring.peers, self._clock() - paused_s)
                 lap = ring.placed.token_lap(sent)

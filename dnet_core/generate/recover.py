@@ -60,7 +60,8 @@ async def answer(
                     raise  # the session's own
             paused_s = time.monotonic()
             if isinstance(driver.end, PeerLost | PeerReturned):
-                yield Paused(driver.end.peer, str(driver.end), session.num_tokens)
+                is_back = isinstance(driver.end, PeerReturned)
+                yield Paused(driver.end.peer, str(driver.end), session.num_tokens, is_back)
             driver = await asyncio.shield(driver.successor)
             session.move()
             yield Resumed(driver.peers, time.monotonic() - paused_s)

@@ -171,12 +171,13 @@ class Paused:
     """The answer waits after `completion_tokens`, because layers move: the device `peer` left, or is back.
 
     Then it goes on (`Resumed`) with the text it would have had, or it ends with an error. `reason` is a
-    sentence that names the device.
+    sentence that names the device; `is_back` says which of the two it is.
     """
 
     peer: str
     reason: str
     completion_tokens: int
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,8 +244,9 @@ def phase_text(phase: Phase, spinner: str) -> str:
         case Answering(num_tokens=n, tokens_per_s=rate):
             speed = f" · {rate:.1f} tok/s" if rate is not None else ""
             return f"{spinner} {n} tok{speed} · esc stops"
-        case Recovering(lost=lost, num_tokens=n):
-            return f"{spinner} {lost} left after {n} tok · the others take over its layers · esc stops"
+        case Recovering(is_back=is_back):
+            what = "it is given layers again" if is_back else "the others take over its layers"
+            return f"{spinner} {phase.why} · {what} · esc stops"
         case Finished(done=done_event):
             parts = [f"✓ {done_event.completion_tokens} tok"]
             if done_event.decode_tokens_per_s is not None:

@@ -190,7 +190,7 @@ async def test_a_device_that_is_back_is_taken_in_while_an_answer_waits() -> None
             taking = asyncio.create_task(demo.take_in())
             rest = [event async for event in stream]
         assert gone in [a.peer for a in (await taking).plan.assignments]
-        assert [event.peer for event in rest if isinstance(event, Paused)] == [gone]
+        assert [(p.peer, p.is_back) for p in rest if isinstance(p, Paused)] == [(gone, True)]
         assert not any(isinstance(event, ModelUnloaded) for event in await heard_until(told, Recovered))
 
 
