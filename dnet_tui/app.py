@@ -331,6 +331,7 @@ class DnetApp(PlanApp):
             self._ticker.resume()
         else:
             self._ticker.pause()
+            self._strip.is_dimmed = None
 
     @property
     def _is_busy(self) -> bool:

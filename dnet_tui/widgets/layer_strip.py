@@ -97,8 +97,8 @@ class LayerStrip(Widget, can_focus=True):
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     hovered: reactive[int | None] = reactive(None, init=False)
     cursor: reactive[int] = reactive(0, init=False)
-    is_dimmed: reactive[bool] = reactive(False, init=False, repaint=False)
-    """The dark half of a blink."""
+    is_dimmed: reactive[bool | None] = reactive(None, init=False, repaint=False)
+    """The dark half of a blink; None: nothing ticks, so nothing blinks."""
 
     def watch_is_dimmed(self) -> None:
         if slow_devices(self.view):
@@ -194,7 +194,7 @@ class LayerStrip(Widget, can_focus=True):
         for name in letters(self.view):
             split = splits.get(name)
             computing = split.busy if split is not None else 0.0
-            if name in slow:
+            if name in slow and self.is_dimmed is not None:
                 computing = 0.0 if self.is_dimmed else 1.0
             reading = split.read_s / token_s if split is not None and token_s else 0.0
             glows.append(tuple(_REST + (1 - _REST) * min(1.0, share) for share in (computing, reading)))

@@ -121,11 +121,18 @@ async def test_a_window_that_an_eye_can_follow_blinks(
         strip = desk.app.query_one(LayerStrip)
         await desk.say("A question")
         await desk.step(5)
+        shares = strip._glows()
+        assert all(resident < 1.0 for resident, _ in shares), "nothing ticks: what each computes, no blink"
+        strip.is_dimmed = False
         bright = strip._glows()
+        assert (bright != shares) == blinks
         strip.is_dimmed = True
         assert (strip._glows() != bright) == blinks
         await desk.finish()
         assert strip._glows()[0] == strip._glows()[1], "calm again"
+        desk.app._ticker = desk.app.set_interval(1000, desk.app._tick)
+        desk.app._sync_ticker()
+        assert strip.is_dimmed is None, "the ticker is paused: no half of a blink stays"
 
 
 async def test_what_computes_and_what_reads_is_bright(open_desk: OpenDesk) -> None:
