@@ -294,6 +294,7 @@ class DnetApp(PlanApp):
     # --- what is shown ----------------------------------------------------------------------------------
 
     def _show_view(self) -> None:
+        self._side.is_chatting = self.conversation.is_answering
         self.view = self._seen
         self._side.log_lines = self._activity.lines  # some events change nothing else
         self._show_work()
@@ -318,8 +319,8 @@ class DnetApp(PlanApp):
         self._status.speeds = speeds
 
     def _show_answering(self, is_answering: bool) -> None:
-        self._side.answers.is_chatting = is_answering
         self._sync_ticker()
+        self.call_after_refresh(self._view_pace.ask)
         if not is_answering:
             self.call_after_refresh(self._clear_away)
 

@@ -49,6 +49,8 @@ class SidePanel(Vertical):
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)
     log_lines: reactive[tuple[LogLine, ...]] = reactive((), init=False, repaint=False)
+    is_chatting: reactive[bool] = reactive(False, init=False, repaint=False)
+    """Whether the chat has an answer in flight; shown together with the view that is set after it."""
 
     def __init__(self, timing: Timing) -> None:
         super().__init__(id="side")
@@ -71,7 +73,11 @@ class SidePanel(Vertical):
     def watch_log_lines(self) -> None:
         self._pace.ask()
 
+    def watch_is_chatting(self) -> None:
+        self.call_next(self._pace.ask)
+
     def _show(self) -> None:
+        self.answers.is_chatting = self.is_chatting
         for panel in self._panels:
             panel.view = self.view
         self.activity.lines = self.log_lines

@@ -234,6 +234,21 @@ async def test_answers_in_flight_say_whose_they_are(open_table: OpenTable) -> No
             assert table.line("Answers in flight").endswith("chat 1 · API 1")
 
 
+async def test_an_answer_of_the_chat_stays_the_chat_s_until_its_end_is_shown(open_table: OpenTable) -> None:
+    async with open_table(size=(200, 60)) as table:
+        await ask(table.macs, table.pilot, 3)
+        pace = table.app._side._pace
+        pace._interval_s = 1000.0
+        pace.flush_now()
+        await table.macs.until(lambda: bool(table.macs.ended), table.pilot)
+        await table.pilot.pause()
+        assert not table.app.conversation.is_answering
+        assert table.line("Answers in flight").endswith("chat 1"), "as old as the view"
+        pace.flush_now()
+        await table.pilot.pause()
+        assert table.line("Answers in flight").endswith("none")
+
+
 async def test_a_chip_is_told_in_full_where_there_is_room(open_table: OpenTable) -> None:
     for size, chip in (((200, 60), "Apple M2 10c · macOS"), ((40, 24), "M2 10c · macOS")):
         async with open_table(size=size) as table:
