@@ -26,6 +26,7 @@ class Owner:
     scope: str
     kind: type[DOMNode]
     is_over: bool = False
+    is_written_in: bool = False  # its keys with priority go before the text that is typed there
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Key:
     keys: str
     fixed: bool = False  # a key that this program cannot change
     is_over: bool = False  # as of its owner
+    is_typed: bool = False  # held where text is typed, before the text: a letter cannot be one of these
+    goes_first: bool = False  # over all screens, whatever is open
 
 
 def own_bindings(kind: type[DOMNode]) -> Iterator[Binding]:
@@ -50,7 +53,8 @@ def own_bindings(kind: type[DOMNode]) -> Iterator[Binding]:
 def key_of(binding: Binding, owner: Owner) -> Key:
     assert binding.id is not None, "every binding has an id"
     title = binding.tooltip or binding.description
-    return Key(binding.id, owner.scope, title, binding.key, is_over=owner.is_over)
+    is_typed = owner.scope == EVERYWHERE or (owner.is_written_in and binding.priority)
+    return Key(binding.id, owner.scope, title, binding.key, is_over=owner.is_over, is_typed=is_typed)
 
 
 @runtime_checkable
@@ -93,13 +97,14 @@ def keys_text(keys: str) -> str:
 
 def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str) -> str | None:
     """Why `new` cannot be the key of `of`; None: it can."""
-    if of.scope == EVERYWHERE and len(format_key(new)) == 1 and "+" not in new:
-        return f"{format_key(new)} is typed into the prompt: take one with ctrl, or an F key"
+    if of.is_typed and len(format_key(new)) == 1 and "+" not in new:
+        where = "into the prompt" if of.scope == EVERYWHERE else of.scope
+        return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
     for other in all_keys:
         if other.id == of.id:
             continue
         apart = other.is_over or of.is_over
         shares = other.scope == of.scope or (not apart and EVERYWHERE in (other.scope, of.scope))
-        if shares and new in keys_now(other, changed).split(","):
+        if (shares or other.goes_first) and new in keys_now(other, changed).split(","):
             return f"{keys_text(new)} is taken: {other.title}"
     return None

@@ -84,7 +84,7 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = PERSONAL_BINDINGS
     FIXED_KEYS: ClassVar[tuple[Key, ...]] = (
-        Key("app.palette", EVERYWHERE, "Find a command by name", "ctrl+p", fixed=True),
+        Key("app.palette", EVERYWHERE, "Find a command by name", "ctrl+p", fixed=True, goes_first=True),
         Key("prompt.send", "in the prompt", "Send", "enter", fixed=True),
         Key("prompt.recall", "in the prompt", "Previous message (in an empty prompt)", "up", fixed=True),
     )
@@ -110,7 +110,7 @@ class PersonalApp(App[None], inherit_bindings=False):
         yield Owner("in the settings", SettingsScreen, is_over=True)
         yield Owner("in the settings of a chat", ChatSettingsScreen, is_over=True)
         yield Owner("on a switch of the settings", Toggle, is_over=True)
-        yield Owner("in a line to write", AskScreen, is_over=True)
+        yield Owner("in a line to write", AskScreen, is_over=True, is_written_in=True)
         yield Owner("in a question", ConfirmScreen, is_over=True)
         yield Owner("in this help", HelpScreen, is_over=True)
 

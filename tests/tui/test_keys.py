@@ -113,6 +113,16 @@ def test_a_key_that_is_taken_is_taken_on_its_own_screen_only() -> None:
     assert clash(keys, {}, download, "f4") is None, "the endpoint's key does nothing while the picker is open"
 
 
+def test_a_key_over_a_line_to_write_is_none_that_is_typed_there() -> None:
+    app = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA)
+    keys = app.all_keys()
+    take = next(key for key in keys if key.id == "ask.take")
+    assert clash(keys, {}, take, "a") == "a is typed in a line to write: take one with ctrl, or an F key"
+    assert clash(keys, {}, take, "f6") is None
+    download = next(key for key in keys if key.id == "picker.download")
+    assert clash(keys, {}, download, "ctrl+p") == "ctrl+p is taken: Find a command by name"
+
+
 async def test_changed_keys_do_what_the_old_ones_did_and_stand_where_they_hold(tmp_path: Path) -> None:
     keys = {
         "picker.download": "b",
