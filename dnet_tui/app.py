@@ -136,8 +136,8 @@ class DnetApp(PlanApp):
     def _clear_away(self) -> None:
         """Between two answers: collect what is garbage, also of what was set aside; set the rest aside.
 
-        Not while somebody waits for an answer, nor while a screen is open, which is garbage once it closes: the
-        next answer ends, too.
+        Not while somebody waits for an answer, nor while a screen is open, which is garbage once it closes;
+        the next answer ends, too.
         """
         is_serving = isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
         is_open = len(self.screen_stack) > 1

@@ -143,7 +143,8 @@ async def test_what_the_hint_of_a_turn_says_can_be_clicked(open_desk: OpenDesk) 
 async def test_a_click_where_no_hint_stands_yet_only_shows_it(open_desk: OpenDesk) -> None:
     async with open_desk() as desk:
         await ask(desk, "A question")
-        await desk.pilot.click(offset=(5, 4))
+        y = next(i for i, line in enumerate(desk.screen_text().splitlines()) if "A question" in line)
+        await desk.pilot.click(offset=(5, y))
         rows = desk.screen_text().splitlines()
         y, row = next((i, line) for i, line in enumerate(rows) if "e edits · c copies" in line)
         for hit in ("e edits", "c copies"):
