@@ -97,7 +97,7 @@ def keys_text(keys: str) -> str:
 
 def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str) -> str | None:
     """Why `new` cannot be the key of `of`; None: it can."""
-    if of.is_typed and len(format_key(new)) == 1 and "+" not in new:
+    if of.is_typed and new not in of.keys.split(",") and len(format_key(new)) == 1 and "+" not in new:
         where = "into the prompt" if of.scope == EVERYWHERE else of.scope
         return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
     for other in all_keys:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dnet_core.types.generation import FinishReason, GenerationDone, SamplingParams
+from dnet_core.types.generation import FinishReason, GenerationDone, Paused, Resumed, SamplingParams
 from dnet_tui import history as module
+from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import (
     Answering,
     ChatSettings,
@@ -301,3 +302,11 @@ def test_export_says_everything_and_never_overwrites(tmp_path: Path) -> None:
         "why-a-b-2.json",
     ]
     assert first[0].read_text(encoding="utf-8") == markdown
+
+
+@pytest.mark.parametrize(("is_back", "did"), [(False, "left"), (True, "takes part again")])
+def test_a_pause_is_noted_with_its_reason(is_back: bool, did: str) -> None:
+    answer = LiveAnswer(lambda: 0.0)
+    answer.hear(Paused("studio", "why", 0, is_back))
+    answer.hear(Resumed(("studio", "mini"), 1.0))
+    assert answer.reply.notes[0].startswith(f"studio {did} after 0 tok; placed anew on studio, mini")
