@@ -90,7 +90,7 @@ async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.Mon
         await pilot.press("h", "i", "enter")
         while not fake.ended:
             await fake.gate.step()
-        await asyncio.sleep(0.5)  # the last paced flush
+        await asyncio.sleep(2)  # the last paced flush
         assert isinstance(app.conversation.turns[0].phase, Finished)
         monkeypatch.setattr(Widget, "refresh", noting)
         await asyncio.sleep(2)
