@@ -100,7 +100,7 @@ class Coordinator:
         async def run() -> None:
             try:
                 result.set_result(await work)
-            except Exception as error:
+            except Exception as error:  # the border: a failure is of who waits, not of the whole head
                 if not isinstance(error, DnetError):
                     log.exception("a fault of %s", work)
                 result.set_exception(error)

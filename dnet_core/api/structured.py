@@ -105,7 +105,7 @@ def _lark(value: object) -> object:
     lines = "\n".join(line for line in value.splitlines() if line.strip())
     try:
         return any_to_lark(lines)
-    except Exception as error:  # noqa: BLE001 - a script of llguidance, which raises what comes
+    except Exception as error:  # noqa: BLE001 - llguidance raises plain Exception here
         raise PydanticCustomError(
             "grammar", "is neither Lark nor GBNF: {error}", {"error": str(error)}
         ) from None

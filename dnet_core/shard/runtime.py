@@ -15,9 +15,11 @@ several when it is longer than the chunks of a prompt: the tail sends the next w
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
@@ -46,6 +48,8 @@ from dnet_core.transport.frames import (
 )
 from dnet_core.types.generation import StageTime, TokenLogprob
 from dnet_core.types.ring import LayerWindow
+
+log = logging.getLogger(__name__)
 
 NextFrame = Activation | Tokens
 
@@ -241,16 +245,20 @@ class Runtime:
 
     def handle(self, arrival: Arrival) -> None:
         """Do what `arrival` asks. A failure ends its session with a Fault, never the thread."""
-        frame = arrival.frame
-        session = self._sessions.get(frame.session)
-        if session is None or session.cancelled:
-            return  # closed while the frame was on its way; the driver that closed it expects nothing more
+        session = self._sessions.get(arrival.frame.session)
+        if session is not None:  # else the driver that closed it expects nothing more
+            self._run_for(session, lambda: self._step(session, arrival))
+
+    def _run_for(self, session: Session, work: Callable[[], None]) -> None:
+        """Do `work`, unless the session was cancelled while it waited."""
+        if session.cancelled:
+            return
         self._running = session
         try:
-            self._step(session, arrival)
+            work()
         except Stopped:
             pass  # cancelled while a layer ran: whoever did it closes it
-        except Exception as error:  # noqa: BLE001 - any failure of a model's code must reach the driver
+        except Exception as error:  # noqa: BLE001 - the border: what a model's code raises is the driver's
             self._fault(session, error)
         finally:
             self._running = None
@@ -369,21 +377,17 @@ class Runtime:
         draw = session.sample(logits, position)
         draw.begin()
         if self._is_first and self._stream is None and not session.is_bound:
-            self._outputs.again(lambda: self._continue(session, turn, draw, position))
+            follow = partial(self._continue, session, turn, draw, position)
+            self._outputs.again(lambda: self._run_for(session, follow))
         else:
             self._tell(session, turn, draw, position)
 
     def _continue(self, session: Session, turn: _Turn, draw: Draw, position: int) -> None:
         """A ring of one: build the step after `draw` while MLX still computes it, then read it."""
-        if session.cancelled:
-            return
-        try:
-            if not session.is_last(position):
-                following = _Turn(position, 1, True, (), time.monotonic(), 0.0, 0.0)
-                self._run(session, following, (draw.token[None],), 0)
-            self._tell(session, turn, draw, position)
-        except Exception as error:  # noqa: BLE001 - see handle
-            self._fault(session, error)
+        if not session.is_last(position):
+            following = _Turn(position, 1, True, (), time.monotonic(), 0.0, 0.0)
+            self._run(session, following, (draw.token[None],), 0)
+        self._tell(session, turn, draw, position)
 
     def _tell(self, session: Session, turn: _Turn, draw: Draw, position: int) -> None:
         """Read the token, send it round and to the driver, with the tokens that must follow it."""
@@ -451,7 +455,9 @@ class Runtime:
 
     def _fault(self, session: Session, error: Exception) -> None:
         session.cancelled = True
-        kind = type(error).__name__ if isinstance(error, DnetError) else RingError.__name__
-        text = str(error) if isinstance(error, DnetError) else f"{self._peer} failed to compute: {error}"
+        kind, text = type(error).__name__, str(error)
+        if not isinstance(error, DnetError):  # a mistake, not a state: where it was made is told here only
+            log.error("session %s", session.name, exc_info=error)
+            kind, text = RingError.__name__, f"{self._peer} failed to compute: {error}"
         self._outputs.to_driver(session.driver, Fault(session.name, self._peer, kind, text))
         self.close(session.name)

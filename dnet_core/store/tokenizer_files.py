@@ -100,7 +100,7 @@ def read_json(path: Path) -> JsonDict:
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # tokenizers raises plain Exception
         raise LoadError(f"{path} is not a tokenizer: {error}; fetch the model again") from error
 
 

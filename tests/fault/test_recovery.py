@@ -153,6 +153,12 @@ async def still_there(ring: Coordinator) -> list[ShardStatus]:
     return [status for _, status in await ring.survey() if isinstance(status, ShardStatus)]
 
 
+async def check_empty(ring: Coordinator, shards: int) -> None:
+    """Nothing is loaded on any of `shards`, and no session is open."""
+    assert ring.loaded is None
+    assert [(s.model, s.sessions) for s in await statuses(ring)] == [(None, ())] * shards
+
+
 async def check_whole(ring: Coordinator, model: Path) -> None:
     """Every shard of the ring has the model and no session; the next answer is exact."""
     assert ring.loaded is not None
@@ -294,8 +300,7 @@ async def test_unloading_ends_answers_that_wait(ring: Coordinator, model: Path) 
         await ring.unload()
         with pytest.raises(NotReady, match="unloaded"):
             await reading
-    assert ring.loaded is None
-    assert [(s.model, s.sessions) for s in await statuses(ring)] == [(None, ())] * 2
+    await check_empty(ring, 2)
     await ring.load(str(model), None, CHUNK)
     await check_whole(ring, model)
 
@@ -319,8 +324,7 @@ async def test_a_load_that_is_cancelled_after_it_has_stopped_a_recovery(
         with pytest.raises(NotReady, match="another model"):
             await reading
         await listener.until(ModelUnloaded)
-    assert ring.loaded is None
-    assert [(s.model, s.sessions) for s in await statuses(ring)] == [(None, ())] * 2
+    await check_empty(ring, 2)
     await ring.load(str(model), None, CHUNK)
     await check_whole(ring, model)
 
