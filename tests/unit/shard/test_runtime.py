@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +219,26 @@ def test_two_windows_on_one_shard_run_in_one_turn_when_they_meet(directory: Path
     shard.send(Prompt("s", 0, PROMPT, True))
     assert shard.tokens() == reference_tokens(directory, PROMPT, 6, len(PROMPT))
     assert shard.next == []
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_a_models_code_raises_is_told_and_logged(
+    step: int, whole: Shard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The driver hears what; where it happened stands in this shard's log, and nowhere else."""
+    model, calls = whole.runtime._model, 0
+    embed_and_run = model.embed_and_run
+
+    def fail(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise ZeroDivisionError("a mistake")
+        return embed_and_run(*arguments)
+
+    monkeypatch.setattr(model, "embed_and_run", fail)
+    whole.send(Prompt("s", 0, PROMPT, True))
+    (fault,) = whole.faults()
+    assert (fault.kind, fault.message) == ("RingError", "here failed to compute: a mistake")
+    assert whole.runtime.sessions == ()
+    assert "in fail" in caplog.text
