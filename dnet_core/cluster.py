@@ -55,6 +55,7 @@ class Cluster:
         self._discovered: dict[str, Peer] = {}  # by their own names, as they are shown
         self._local: dict[str, LocalShard] = {}  # whose processes run
         self._links: dict[tuple[str, str], tuple[LinkProfile, ...]] = {}
+        self._measuring = asyncio.Lock()  # two measurements at once would measure one another
         self._outdated: set[str] = set()  # peers that are measured anew, whatever is kept of them
         self._started = asyncio.Event()
         self._settled = asyncio.Event()
@@ -136,7 +137,8 @@ class Cluster:
         """Measure `peers`: their profiles, and for those that cannot be measured, why.
 
         Machines are measured at once, shards that share this one in turn; they share its memory, too: each
-        may plan with its part. Raises the error when no device can be measured.
+        may plan with its part. Whoever asks while something is measured waits for that.
+        Raises the error when no device can be measured.
         """
         here = asyncio.Lock()
         num_here = sum(peer.source is PeerSource.LOCAL for peer in peers)
@@ -154,9 +156,9 @@ class Cluster:
 
         profiles: list[DeviceProfile] = []
         failed: dict[str, DnetError] = {}
-        for peer, result in zip(
-            peers, await asyncio.gather(*map(measure, peers), return_exceptions=True), strict=True
-        ):
+        async with self._measuring:
+            results = await asyncio.gather(*map(measure, peers), return_exceptions=True)
+        for peer, result in zip(peers, results, strict=True):
             match result:
                 case DeviceProfile():
                     profiles.append(result)
@@ -186,6 +188,13 @@ class Cluster:
         Measured once per pair and kept until one of the two leaves. Pairs that share no device are measured
         at once, so that no two measurements meet on a wire end. A pair that cannot reach each other has none.
         """
+        async with self._measuring:
+            await self._measure_links(peers)
+        names = {peer.name for peer in peers}
+        known = (links for (a, b), links in self._links.items() if {a, b} <= names)
+        return best_links(link for links in known for link in links)
+
+    async def _measure_links(self, peers: tuple[Peer, ...]) -> None:
         missing = [(a, b) for a in peers for b in peers if a is not b and (a.name, b.name) not in self._links]
         while missing:
             busy: set[str] = set()
@@ -198,9 +207,6 @@ class Cluster:
             for (a, b), links in zip(batch, found, strict=True):
                 self._links[a.name, b.name] = links
             missing = [pair for pair in missing if pair not in batch]
-        names = {peer.name for peer in peers}
-        known = (links for (a, b), links in self._links.items() if {a, b} <= names)
-        return best_links(link for links in known for link in links)
 
     async def _measure_pair(self, source: Peer, target: Peer) -> tuple[LinkProfile, ...]:
         found = []

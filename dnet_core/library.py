@@ -109,15 +109,28 @@ class Library:
 
     async def _measured(self) -> Facts:
         """The devices of the last plan if all are still there, else a first measurement, made once."""
-        prepared = self._planned()
         here = {peer.name for peer in await self._cluster.usable_peers()}
-        if prepared is not None and {device.peer for device in prepared.request.devices} == here:
-            request = prepared.request
-            return Facts(request.devices, request.links, request.chunk_tokens, prepared.one_machine)
+        planned = self._of_plan(here)
+        if planned is not None:
+            return planned
         async with self._measuring:
             if self._facts is None or {device.peer for device in self._facts.devices} != here:
-                self._facts = await self._measure()
+                try:
+                    self._facts = await self._measure()
+                except NotReady:  # a model is being loaded by now: its plan knows the devices
+                    planned = self._of_plan(here)
+                    if planned is None:
+                        raise
+                    return planned
             return self._facts
+
+    def _of_plan(self, here: set[str]) -> Facts | None:
+        """What the last plan was made from, if it knew the devices that are `here`."""
+        prepared = self._planned()
+        if prepared is None or {device.peer for device in prepared.request.devices} != here:
+            return None
+        request = prepared.request
+        return Facts(request.devices, request.links, request.chunk_tokens, prepared.one_machine)
 
     async def _measure(self) -> Facts:
         if self._loaded() is not None:

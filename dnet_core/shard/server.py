@@ -189,9 +189,11 @@ class ShardServer:
                 await self._slot.drop()
 
     async def profile(self, request: ProfileRequest, fresh: bool) -> str:
-        """Measure this device. Raises NotReady while a model is loaded, ProfileError when it fails."""
-        if self._loaded is not None or self._changing.locked():
+        """Measure this device. Raises NotReady while it is in use, ProfileError when it fails."""
+        if self._loaded is not None:
             raise NotReady(f"{self.name} is serving a model: unload it to measure the device")
+        if self._changing.locked():
+            raise NotReady(f"{self.name} is loading a model, or being measured: try again when it is done")
         async with self._changing:
             profile = await self._thread.call(partial(_profile, self.name, request, fresh))
             if self._memory is not None:

@@ -45,6 +45,19 @@ async def test_the_solver_says_what_would_fit_before_anything_is_loaded(hub: Hub
         assert ring.loaded is None
 
 
+async def test_a_plan_and_the_library_do_not_measure_over_one_another() -> None:
+    """As at the first start: the picker asks what fits while the sample is placed. Neither loses a device."""
+    async with Coordinator(ClusterOptions(local_shards=2)) as ring:
+        await ring.wait_for_local_shards()
+        ring.forget_measurements()
+        prepared, fit = await asyncio.gather(ring.prepare(SAMPLE_ID), ring.library.fit(SAMPLE_ID))
+        names = {peer.name for peer in ring.peers}
+        assert {device.peer for device in prepared.request.devices} == names
+        assert {a.peer for a in prepared.solution.plan.assignments} == names
+        assert isinstance(fit, Fits)
+        assert fit.num_devices == 2
+
+
 async def test_a_download_runs_beside_everything_else_and_ends(hub: Hub) -> None:
     async with Coordinator(ClusterOptions(local_shards=1)) as ring, ring.subscribe() as events:
         with pytest.raises(RequestError, match="not on the hub"):
