@@ -128,7 +128,7 @@ def ratios(samples: list[Sample], references: list[Sample], field: str) -> str:
 async def compare(model: str, directory: Path, tokens: int, repeats: int, prompt_tokens: int) -> None:
     tokenizer = Tokenizer.load(directory)
     words = tokenizer.encode(PROMPT_TEXT * (1 + prompt_tokens // 8), add_special_tokens=True)
-    prompt, chunk = words[:prompt_tokens], 32
+    chunk = 32
     reference = Reference(directory)
     references: list[Sample] = []
     rings: dict[int, list[Sample]] = {1: [], 2: []}
@@ -141,6 +141,7 @@ async def compare(model: str, directory: Path, tokens: int, repeats: int, prompt
                 )
                 await running[shards].load(model, chunk_tokens=chunk)
             for repeat in range(repeats + 1):
+                prompt = (100 + repeat, *words[1:prompt_tokens])  # begins as none before: no KV is kept
                 reference_sample = reference.run(prompt, tokens, chunk)
                 for shards, ring in running.items():
                     sample, _ = await run_ring(ring, prompt, tokens)
@@ -151,7 +152,7 @@ async def compare(model: str, directory: Path, tokens: int, repeats: int, prompt
     finally:
         reference.close()
     base = statistics.median(r.tokens_per_s for r in references)
-    print(f"{model}: {len(prompt)} prompt tokens in chunks of {chunk}, {tokens} tokens of answer,")
+    print(f"{model}: {prompt_tokens} prompt tokens in chunks of {chunk}, {tokens} tokens of answer,")
     print(f"  {repeats} repeats in turn, median (min-max) of the ratio to mlx-lm in the same turn")
     print(f"  mlx-lm alone: {base:.2f} tokens/s")
     print(f"  {'':>9}  {'tokens/s':>20}  {'CPU s per token':>20}  {'time to first token':>20}")

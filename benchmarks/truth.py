@@ -73,9 +73,11 @@ def predict(found: Prepared, load: Load) -> Prediction:
 
 
 async def measure(ring: Coordinator, load: Load) -> list[Sample]:
-    """One answer per repeat, after one that warms up."""
-    prompt = tuple(range(10, 10 + load.prompt_tokens))
-    samples = [(await run_ring(ring, prompt, load.answer_tokens))[0] for _ in range(load.repeats + 1)]
+    """One answer per repeat, after one that warms up; no two prompts begin alike, or the KV would be kept."""
+    samples = []
+    for first in range(10, 11 + load.repeats):
+        prompt = tuple(range(first, first + load.prompt_tokens))
+        samples.append((await run_ring(ring, prompt, load.answer_tokens))[0])
     return samples[1:]
 
 

@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from textual import work
 from textual.app import SystemCommand
@@ -37,6 +37,7 @@ from dnet_tui.screens.models import ModelPicker
 from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served, Starting
 from dnet_tui.state import ClusterView, Ready, arrival_of
 from dnet_tui.widgets.model_list import ModelList
+from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.wishes import EndpointWish
 from dnet_tui.work import Work
 
@@ -52,11 +53,11 @@ SERVICE_BINDINGS: list[BindingType] = [
 ]  # fmt: skip
 
 
-Panel = TypeVar("Panel", bound=Screen[None])
+Panel = TypeVar("Panel", bound=Screen[Any])
 
 _WELCOME = (
-    "Welcome. A small sample model is being loaded: esc goes to the chat. Larger ones answer better; what"
-    " fits is computed for the devices that are here. F9 adds another device."
+    "Welcome. A small sample model is being loaded: esc goes to the chat, and a question typed here is asked"
+    " there. Larger models answer better; what fits is computed for the devices that are here."
 )
 
 
@@ -132,8 +133,10 @@ class ServiceApp(PersonalApp):
             self.push_screen(picker, self._close_models)
             self._librarian.open()
 
-    def _close_models(self, _result: None) -> None:
+    def _close_models(self, question: str | None) -> None:
         self._librarian.close()
+        if question:
+            self.conversation.prompt.post_message(Prompt.Sent(question))
 
     def _show_catalogue(self, catalogue: Catalogue) -> None:
         picker = self._top(ModelPicker)

@@ -15,6 +15,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import ModelInfo
 
+# Documented there, but not re-exported for type checkers.
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
 from dnet_core.errors import LoadError
 from dnet_core.store.child import run_and_tell
 from dnet_core.store.hub import TransportError
@@ -48,7 +51,10 @@ def search(words: str) -> list[dict[str, Any]]:
 
 
 def _found(words: str) -> Iterable[ModelInfo]:
-    return HfApi().list_models(
+    hub = HfApi()
+    # A search is tried again for half a minute; that nobody is there is said at once.
+    get_session().head(hub.endpoint)
+    return hub.list_models(
         search=words,
         filter=["safetensors"],
         pipeline_tag="text-generation",

@@ -37,6 +37,8 @@ _FILTER = Hint("picker.filter", "filters")
 class Asked(StrEnum):
     """What the screen asks once before it does it."""
 
+    LOAD = "load"
+    """What has to be fetched first."""
     DOWNLOAD = "download"
     DELETE = "delete"
 
@@ -55,8 +57,12 @@ class Librarian(Protocol):
     def delete(self, model: str) -> None: ...
 
 
-class ModelPicker(ModalScreen[None]):
-    """Shows `catalogue`; asks `librarian`."""
+class ModelPicker(ModalScreen[str | None]):
+    """Shows `catalogue`; asks `librarian`.
+
+    With `intro` it is shown unasked: what is written there and is no model's name is a question to the chat,
+    and is what the screen ends with.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", id="picker.close", tooltip="Clear the filter, then close"),
@@ -155,7 +161,7 @@ class ModelPicker(ModalScreen[None]):
         match self._asked:
             case Asked.DELETE:
                 return [model, "delete it from this machine?", ""]
-            case Asked.DOWNLOAD:
+            case Asked.DOWNLOAD | Asked.LOAD:
                 told, can_begin = download_question(row, self.catalogue.room)
                 return [
                     model,
@@ -177,13 +183,16 @@ class ModelPicker(ModalScreen[None]):
         match self._asked:
             case Asked.DELETE:
                 return (Hint("picker.delete", "again deletes it"), Hint("picker.close", "keeps it"))
-            case Asked.DOWNLOAD if self._can_download(row):
-                return (Hint("picker.load", "downloads it"), Hint("picker.close", "leaves it"))
-            case Asked.DOWNLOAD:
+            case Asked.DOWNLOAD | Asked.LOAD if not self._can_download(row):
                 return (Hint("picker.close", "leaves it"),)
+            case Asked.DOWNLOAD:
+                return (Hint("picker.load", "downloads it"), Hint("picker.close", "leaves it"))
+            case Asked.LOAD:
+                return (Hint("picker.load", "downloads and loads it"), Hint("picker.close", "leaves it"))
         close = Hint("picker.close", "clears the filter" if self._wanted else "closes")
         if row is None:
-            return (_FILTER, close)
+            asks = (Hint("picker.load", "asks it in the chat"),) if self._is_question else ()
+            return (*asks, _FILTER, close)
         stays = row.is_loaded or row.arrival is not None
         hints = [Hint("picker.load", "goes on with it" if stays else "loads")]
         if row.transfer is not None:
@@ -193,6 +202,10 @@ class ModelPicker(ModalScreen[None]):
         if row.entry.here_bytes and row.transfer is None and not stays:
             hints.append(Hint("picker.delete", "deletes"))
         return (*hints, _FILTER, close)
+
+    @property
+    def _is_question(self) -> bool:
+        return bool(self._intro and self._wanted) and self._list.row is None
 
     def _can_download(self, row: Row | None) -> bool:
         return row is not None and download_question(row, self.catalogue.room)[1]
@@ -261,15 +274,28 @@ class ModelPicker(ModalScreen[None]):
         """Load the highlighted model if it is not loaded or on its way; answer a question that stands."""
         row, asked = self._list.row, self._asked
         if row is None:
+            if self._is_question:
+                self.dismiss(self._wanted)
             return
-        if asked is None:
-            self.dismiss()
-            if not row.is_loaded and row.arrival is None:
-                self._librarian.load(row.entry.id)
-            return
-        if asked is Asked.DOWNLOAD and self._can_download(row):
-            self._librarian.download(row.entry.id)
-        self._ask(None)
+        is_coming = row.is_loaded or row.arrival is not None
+        match asked:
+            case None if is_coming:
+                self.dismiss()
+            case None if not row.entry.is_here and row.transfer is None:
+                self._ask(Asked.LOAD)
+            case None:
+                self._load(row)
+            case Asked.LOAD if self._can_download(row):
+                self._load(row)
+            case Asked.DOWNLOAD if self._can_download(row):
+                self._librarian.download(row.entry.id)
+                self._ask(None)
+            case _:
+                self._ask(None)
+
+    def _load(self, row: Row) -> None:
+        self.dismiss()
+        self._librarian.load(row.entry.id)
 
     def action_download(self) -> None:
         """Ask before fetching; stop what is fetched."""

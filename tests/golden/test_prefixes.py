@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ async def test_a_conversation_of_four_turns(
     assert len((await ring.statuses())[0].prefixes) == 1, "each turn takes the place of the one before"
 
 
+@cache
+def sample_tokens(directory: Path, prompt: tuple[int, ...], count: int) -> list[int]:
+    """What mlx-lm answers, reading everything."""
+    return reference_tokens(directory, prompt, count, CHUNK)
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 async def test_the_sample_model_answers_the_same_with_and_without(shards: int, rings: Rings) -> None:
     directory = await resolve(SAMPLE_ID, lambda _done, _total: None)
@@ -121,11 +128,11 @@ async def test_the_sample_model_answers_the_same_with_and_without(shards: int, r
     await ring.load(SAMPLE_ID, ring_plan(SAMPLE_ID, ring.peers, [30] if shards == 1 else [12, 30]), CHUNK)
     messages: list[Message] = []
     cached = []
-    for question in ("Name a colour.", "Another one.", "And an animal?", "Thanks!"):
+    for question in ("Name a colour.", "Another one.", "Thanks!"):
         messages.append(Message(Role.USER, question))
         prompt = ring.tokenizer.encode_chat(messages)
         got, done = await answer(ring, prompt, SamplingParams(max_tokens=6))
-        assert [t.token for t in got] == reference_tokens(directory, prompt, 6, CHUNK), question
+        assert [t.token for t in got] == sample_tokens(directory, tuple(prompt), 6), question
         messages.append(Message(Role.ASSISTANT, "".join(t.text for t in got)))
         cached.append(done.cached_tokens / done.prompt_tokens)
     assert cached[0] == 0.0

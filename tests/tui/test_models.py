@@ -118,7 +118,7 @@ async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
     async with table() as desk:
         await desk.open()
         await desk.choose(GPT)
-        await desk.pilot.press("enter")
+        await desk.pilot.press("enter", "enter")
         await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == GPT)
         await desk.until(lambda: isinstance(desk.app.view.model, Ready))
         assert desk.app.view.model_name == GPT
@@ -142,7 +142,7 @@ async def test_choosing_while_a_model_loads_cancels_that_load() -> None:
         await desk.open()
         await desk.choose(GPT)
         desk.sand.flows.clear()
-        await desk.pilot.press("enter")
+        await desk.pilot.press("enter", "enter")
         await desk.until(lambda: desk.demo.is_changing)
         await desk.pilot.press("ctrl+o")
         await desk.choose("smollm2-135m-instruct")
@@ -211,6 +211,20 @@ async def test_d_asks_before_it_fetches() -> None:
         await desk.pilot.press("d", "down")
         assert "downloads it" not in desk.text(), "any other key leaves it"
         assert not desk.app.work_in_hand.downloads
+
+
+async def test_enter_says_what_it_takes_before_it_fetches_and_loads() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        await desk.pilot.press("enter")
+        assert "4.6 GB to fetch; 212 GB are free in ~/.cache/huggingface/hub" in desk.text()
+        assert "enter downloads and loads it · esc leaves it" in desk.text()
+        assert not desk.demo.is_changing
+        await desk.pilot.press("escape")
+        assert "enter loads" in desk.text()
+        await desk.pilot.press("enter", "enter")
+        await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == QWEN_8B)
 
 
 async def test_a_click_on_the_row_takes_the_question_back() -> None:
@@ -406,6 +420,9 @@ async def test_the_mouse_picks_and_loads() -> None:
         await desk.pilot.click(offset=(30, y))
         assert desk.chosen == GPT
         await desk.pilot.click(offset=(30, y))
+        lines = desk.text().splitlines()
+        y = next(y for y, line in enumerate(lines) if "downloads and loads it" in line)
+        await desk.pilot.click(offset=(lines[y].index("downloads and loads it"), y))
         await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == GPT)
 
 

@@ -81,6 +81,16 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
         assert isinstance(desk.app.conversation.turns[0].phase, Finished)
 
 
+async def test_a_question_typed_at_the_welcome_is_asked_in_the_chat() -> None:
+    async with bench(Services(is_first_use=True)) as desk:
+        await desk.pilot.press(*"Why is it so?")
+        assert "enter asks it in the chat" in desk.text()
+        await desk.pilot.press("enter")
+        await desk.pilot.pause()
+        assert not isinstance(desk.app.screen, ModelPicker)
+        assert desk.app.conversation.turns[0].prompt == "Why is it so?"
+
+
 async def test_whoever_types_already_is_not_interrupted() -> None:
     fake = FakeCoordinator()
     timing = Timing(stream_s=0, view_s=0, panels_s=0, tick_s=None, blink=False, clock=lambda: fake.gate.now_s)
