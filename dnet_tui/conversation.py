@@ -30,6 +30,7 @@ from dnet_tui.pace import Pace, Timing
 from dnet_tui.record import ChatRecord
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
+from dnet_tui.widgets.send_key import Deed, SendKey
 
 _WHEN_READY = "sends when ready · esc takes it back"
 _WHEN_OVER = "sends when this answer ends · esc takes it back"
@@ -92,10 +93,12 @@ class Conversation(Vertical):
         )
         self._chat = ChatLog()
         self.prompt = Prompt(blink=timing.blink)
+        self._send_key = SendKey()
 
     def compose(self) -> ComposeResult:
         yield self._chat
         yield self.prompt
+        yield self._send_key
 
     # --- what its owner tells it ------------------------------------------------------------------------
 
@@ -263,6 +266,29 @@ class Conversation(Vertical):
     def watch_turns(self, turns: tuple[Turn, ...]) -> None:
         self._chat.turns = turns
         self._show_problem()
+        self._offer_click()
+
+    def watch_is_answering(self) -> None:
+        self._offer_click()
+
+    @on(Prompt.Changed)
+    def _offer_click(self) -> None:
+        is_written = bool(self.prompt.text.strip())
+        self.set_class(is_written, "-written")
+        can_stop = self.is_answering or self.has_waiting or self._editing is not None
+        deed: Deed = "⏎ send" if is_written else "■ stop" if can_stop else ""
+        self._send_key.offer(deed, self.size.width)
+
+    def on_resize(self) -> None:
+        self._offer_click()
+
+    @on(SendKey.Clicked)
+    def _do_clicked(self) -> None:
+        if self._send_key.deed == "⏎ send":
+            self.prompt.send()
+            self.prompt.focus()
+        else:
+            self.escape()
 
     def watch_problem(self) -> None:
         self.prompt.is_stuck = self.problem is not None

@@ -110,11 +110,15 @@ class Prompt(TextArea):
             return True
         return self._recalled is not None and self.text == self._sent[self._recalled]
 
+    def send(self) -> None:
+        """Send what stands here, if it says anything."""
+        if self.text.strip():
+            self.post_message(self.Sent(self.text.strip()))
+
     async def _on_key(self, event: Key) -> None:
         if event.key == "enter":
             event.stop()
             event.prevent_default()
-            if self.text.strip():
-                self.post_message(self.Sent(self.text.strip()))
+            self.send()
             return
         await super()._on_key(event)
