@@ -101,6 +101,7 @@ class ChatLog(ScrollView, can_focus=True):
         self._below: list[Strip] = []  # the hint or the problem, after the last turn
         self._renderer: Renderer | None = None
         self._width = 0
+        self._is_at_end = True  # until somebody scrolls up; not by a view that gets shorter
         self._pointed: int | None = None  # the turn that the keys act on
         self._shows_hint = False  # of what they do; painted, since the focus came
         self._hinted: int | None = None  # the turn that had the hint when the mouse button went down
@@ -112,15 +113,13 @@ class ChatLog(ScrollView, can_focus=True):
     def watch_turns(self, old: tuple[Turn, ...], new: tuple[Turn, ...]) -> None:
         if self._width == 0:
             return  # not laid out yet: the first resize renders
-        was_at_end = self.is_vertical_scroll_end
         num_same = self._num_same(old, new)
         if num_same < self._first or not old:
             self._render_all()
         else:
             self._replace(num_same, new)
-        if len(new) > len(old) or (new and not old):
-            was_at_end = True  # who asks wants to see the answer, wherever the view was
-        self._resized(follow=was_at_end)
+        # Who asks wants to see the answer, wherever the view was.
+        self._resized(follow=self._is_at_end or len(new) > len(old))
 
     def watch_spin(self) -> None:
         if self._lines:
@@ -128,17 +127,15 @@ class ChatLog(ScrollView, can_focus=True):
 
     def watch_problem(self) -> None:
         if self._width:
-            at_end = self.is_vertical_scroll_end
             self._below = self._render_below()
-            self._resized(follow=at_end)
+            self._resized(follow=self._is_at_end)
             self.refresh()
 
     def watch_unfolds(self, unfolds: bool) -> None:
-        at_end = self.is_vertical_scroll_end
         for lines in self._lines:
             lines.unfold(unfolds)
         self._measure()
-        self._resized(follow=at_end)
+        self._resized(follow=self._is_at_end)
         self.refresh()
 
     def notify_style_update(self) -> None:
@@ -150,14 +147,15 @@ class ChatLog(ScrollView, can_focus=True):
 
     def on_resize(self, event: Resize) -> None:
         width = self.scrollable_content_region.width
+        if self._is_at_end:
+            self.follow()
         if width == self._width or width <= 0:
             return
-        at_end = self._width == 0 or self.is_vertical_scroll_end
         share = self.scroll_y / self.virtual_size.height if self.virtual_size.height else 0.0
         self._width = width
         self._render_all()
-        self._resized(follow=at_end)
-        if not at_end:
+        self._resized(follow=self._is_at_end)
+        if not self._is_at_end:
             self.scroll_to(y=share * self.virtual_size.height, animate=False)
 
     def _num_same(self, old: tuple[Turn, ...], new: tuple[Turn, ...]) -> int:
@@ -268,7 +266,7 @@ class ChatLog(ScrollView, can_focus=True):
             self.set_reactive(ScrollView.virtual_size, size)
             self._scroll_update(size)
         if follow:
-            self.scroll_to(y=self.max_scroll_y, animate=False)
+            self.follow()
         self._polish_soon()
 
     def _start(self, place: int) -> int:
@@ -361,6 +359,7 @@ class ChatLog(ScrollView, can_focus=True):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
+        self._is_at_end = self.is_vertical_scroll_end
         if new_value < old_value and new_value <= _NEAR_LINES and self._first:
             self.call_next(self._render_older)
 
@@ -385,6 +384,7 @@ class ChatLog(ScrollView, can_focus=True):
 
     def follow(self) -> None:
         """Go to the newest turn and stay there."""
+        self._is_at_end = True
         self.scroll_to(y=self.max_scroll_y, animate=False)
 
     # --- one turn ---------------------------------------------------------------------------------------

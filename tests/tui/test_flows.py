@@ -287,6 +287,29 @@ async def test_the_view_follows_unless_the_user_scrolled_up(open_desk: OpenDesk)
         assert chat.scroll_y == chat.max_scroll_y
 
 
+async def test_the_view_stays_at_the_newest_when_its_room_changes(open_desk: OpenDesk) -> None:
+    long = Answer(tuple(f"line {i}\n\n" for i in range(60)))
+    async with open_desk(FakeCoordinator(answers=[long]), size=(200, 60)) as desk:
+        chat = desk.app.query_one(ChatLog)
+        await desk.say("A question")
+        await desk.step(20)
+        assert chat.max_scroll_y == 0, "all of it is seen"
+        await desk.pilot.resize_terminal(80, 24)
+        await desk.pilot.pause()
+        assert chat.scroll_y == chat.max_scroll_y > 0
+        await desk.pilot.press("ctrl+j", "ctrl+j", "ctrl+j")
+        await desk.step(10)
+        assert desk.prompt.size.height == 4
+        assert chat.scroll_y == chat.max_scroll_y, "an answer is followed while something is written"
+        await desk.pilot.press("ctrl+l", "ctrl+l")
+        await desk.step(5)
+        assert chat.scroll_y == chat.max_scroll_y
+        await desk.pilot.press("pageup")
+        await desk.pilot.resize_terminal(80, 20)
+        await desk.pilot.pause()
+        assert chat.scroll_y < chat.max_scroll_y, "who reads further up is left there"
+
+
 async def test_resizing_keeps_everything(open_desk: OpenDesk) -> None:
     async with open_desk() as desk:
         await desk.say("A question")
