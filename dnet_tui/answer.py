@@ -22,7 +22,7 @@ class LiveAnswer:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._started_s = clock()
+        self._started_s = self._reading_s = clock()  # the reading begins anew on another ring
         self._first_s: float | None = None
         self._text = ""
         self._thought = ""
@@ -43,6 +43,7 @@ class LiveAnswer:
                 self._phase = Recovering(peer, self._num_tokens, is_back)
             case Resumed(peers=peers, seconds=seconds):
                 self._notes += (self._moved_text(peers, seconds),)
+                self._reading_s = self._clock()
                 self._phase = Reading(0, None, None)
             case GenerationDone():
                 self._phase = Finished(event)
@@ -98,7 +99,7 @@ class LiveAnswer:
 
     def _left_s(self, done: int, total: int) -> float | None:
         """How long the rest of the prompt takes, if it is read as fast as the part before."""
-        return (self._clock() - self._started_s) * (total - done) / done if 0 < done < total else None
+        return (self._clock() - self._reading_s) * (total - done) / done if 0 < done < total else None
 
     def _answering(self, first_s: float) -> Answering:
         decoding_s = self._clock() - first_s

@@ -219,6 +219,7 @@ class DnetApp(PlanApp):
 
     def action_escape(self) -> None:
         """Stop an answer; while a model loads and nothing else is to be stopped, cancel that, asking once."""
+        self.clear_notifications()
         idle = not self.conversation.is_answering and not self.conversation.has_waiting
         self.conversation.escape()
         if not (idle and self._is_loading and self._loader is not None):
@@ -294,7 +295,7 @@ class DnetApp(PlanApp):
     # --- what is shown ----------------------------------------------------------------------------------
 
     def _show_view(self) -> None:
-        self._side.is_chatting = self.conversation.is_answering
+        self._side.num_own = self.conversation.num_streams
         self.view = self._seen
         self._side.log_lines = self._activity.lines  # some events change nothing else
         self._show_work()

@@ -87,6 +87,8 @@ class Conversation(Vertical):
         self._answer: LiveAnswer | None = None
         self._live = 0  # the turn that is being answered
         self._editing: int | None = None  # the turn whose question stands in the prompt
+        self._draft = ""  # what stood there before
+        self.num_streams = 0  # that are read or being closed: one more while a stopped answer ends
         self._num_copied = 0  # code blocks, one after the other
         self._stream_pace = Pace(
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
@@ -144,6 +146,7 @@ class Conversation(Vertical):
         self._record.remember(message.text)
         if self._editing is not None:
             self._cut(self._editing)
+            self._end_edit()
         why = _WHEN_READY if self._answer is None else _WHEN_OVER
         self.turns = (*self.turns, asked(message.text, Queued(why)))
         self._save(len(self.turns) - 1)
@@ -174,6 +177,7 @@ class Conversation(Vertical):
         """Stream one answer. Cancelling this worker closes the stream, and that stops the shards."""
         switches = ring.loaded.thinking_switches if ring.loaded is not None else ()
         request = request_for(self.turns, self._settings, switches)
+        self.num_streams += 1
         try:
             async with aclosing(ring.generate(request)) as events:
                 async for event in events:
@@ -183,6 +187,7 @@ class Conversation(Vertical):
         except DnetError as error:
             answer.fail(str(error))
         finally:
+            self.num_streams -= 1
             if answer is self._answer:
                 self._end_answer()
 
@@ -247,8 +252,6 @@ class Conversation(Vertical):
         if self._record.cut(self.turns, num_turns):
             self.notify("The chat as it was stays in the history (ctrl+f).")
         self.turns = self.turns[:num_turns]
-        self._editing = None
-        self.prompt.border_title = None
 
     # --- what is shown ----------------------------------------------------------------------------------
 
@@ -313,20 +316,16 @@ class Conversation(Vertical):
     # --- what a person does -----------------------------------------------------------------------------
 
     def escape(self) -> None:
-        """Leave what is being edited, take a waiting message back, stop the answer, go to the prompt."""
-        if self._editing is not None:
-            self._editing = None
-            self.prompt.border_title = None
-            self.prompt.put("")
-            self.prompt.focus()
-            return
+        """One step back: leave what is being edited, take a waiting message back, or stop the answer."""
         waiting = self._waiting
-        if waiting is not None:  # first: else it would be sent the moment the answer stops
+        if self._editing is not None:
+            self._end_edit()
+        elif waiting is not None:  # before the answer: else it would be sent the moment that one stops
             self.turns = self.turns[:-1]
             self._record.forget(len(self.turns))
             if not self.prompt.text:
                 self.prompt.put(waiting.prompt)
-        if self._answer is not None:
+        elif self._answer is not None:
             self._answer.stop()
             # Show at once that the answer stopped; its worker, now cancelled, tells the shards.
             answer, self._answer = self._answer, None
@@ -341,8 +340,7 @@ class Conversation(Vertical):
         self._answer = None
         self.workers.cancel_group(self, "answer")
         self.is_answering = False
-        self._editing = None
-        self.prompt.border_title = None
+        self._end_edit()
         self._record.leave()
         self._settings = self._defaults
         self.turns = ()
@@ -356,7 +354,7 @@ class Conversation(Vertical):
             self.notify("This answer is still being written; esc stops it.", severity="warning")
         elif self.turns and ring is not None:
             self._ask(ring)
-        elif self.problem is not None:
+        elif self.turns or self.problem is not None:
             if self.turns and self._waiting is None:
                 self.turns = (*self.turns[:-1], self.turns[-1].again(Queued(_WHEN_READY)))
             self.post_message(self.NeedsModel())
@@ -368,10 +366,19 @@ class Conversation(Vertical):
         if not 0 <= index < len(self.turns):
             self.notify("Nothing to edit yet.")
             return
+        if self._editing is None:
+            self._draft = self.prompt.text
         self._editing = index
         self.prompt.border_title = f"editing question {index + 1} · esc leaves it as it is"
         self.prompt.put(self.turns[index].prompt)
         self.prompt.focus()
+
+    def _end_edit(self) -> None:
+        """What was being written before stands in the prompt again."""
+        if self._editing is not None:
+            self._editing = None
+            self.prompt.border_title = None
+            self.prompt.put(self._draft)
 
     def edit_pointed(self) -> None:
         """Edit the question that the keys act on, or the last one."""

@@ -250,7 +250,11 @@ class PersonalApp(App[None], inherit_bindings=False):
         self.conversation.edit_pointed()
 
     def action_thoughts(self) -> None:
-        self.conversation.unfolds = not self.conversation.unfolds
+        shows = self.conversation.unfolds = not self.conversation.unfolds
+        if not any(turn.reply.thought for turn in self.conversation.turns):
+            self.notify(
+                f"No answer here has thoughts; where one has, they are {'shown' if shows else 'folded'}."
+            )
 
     def action_copy_code(self) -> None:
         self.conversation.copy_code()

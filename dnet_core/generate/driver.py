@@ -193,6 +193,10 @@ class Driver:
             async with self._open(session):
                 values = await self._read_embedding(session, tokens)
             finish = FinishReason.STOP
+        except asyncio.CancelledError:
+            finish = FinishReason.CANCELLED
+            raise
+        else:
             return values
         finally:
             self._emit(SessionEnded(session.order.session, finish, len(tokens), 0, 0))
@@ -257,6 +261,10 @@ class Driver:
             async with self._open(session):
                 await self._read_prompt(session)
             finish = FinishReason.STOP
+        except asyncio.CancelledError:
+            finish = FinishReason.CANCELLED
+            raise
+        else:
             return begin_of(session.order)
         finally:
             # The answers tell the prompt's tokens: here they would be counted once more.

@@ -22,6 +22,7 @@ from dnet_core.events import Event, SessionEnded, SessionStarted
 from dnet_core.generate.driver import Driver
 from dnet_core.generate.thoughts import ThoughtReader, answer_markers, split_thoughts
 from dnet_core.types.generation import (
+    FinishReason,
     GenerationEvent,
     GenerationRequest,
     Paused,
@@ -48,6 +49,7 @@ async def answer(
     """
     session = driver.begin(tokens, sampling, shown)
     emit(SessionStarted(session.name, len(tokens)))
+    unfinished: FinishReason | None = None  # failed
     try:
         while session.finish is None:
             try:
@@ -66,9 +68,12 @@ async def answer(
             session.move()
             yield Resumed(driver.peers, time.monotonic() - paused_s)
         yield session.done()
+    except (GeneratorExit, asyncio.CancelledError):
+        unfinished = FinishReason.CANCELLED
+        raise
     finally:
         counts = (len(tokens), session.num_tokens, session.cached_tokens)
-        emit(SessionEnded(session.name, session.finish, *counts))
+        emit(SessionEnded(session.name, session.finish or unfinished, *counts))
 
 
 async def converse(

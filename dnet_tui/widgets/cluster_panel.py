@@ -49,8 +49,8 @@ class SidePanel(Vertical):
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)
     log_lines: reactive[tuple[LogLine, ...]] = reactive((), init=False, repaint=False)
-    is_chatting: reactive[bool] = reactive(False, init=False, repaint=False)
-    """Whether the chat has an answer in flight; shown together with the view that is set after it."""
+    num_own: reactive[int] = reactive(0, init=False, repaint=False)
+    """How many answers in flight are the chat's; shown together with the view that is set after it."""
 
     def __init__(self, timing: Timing) -> None:
         super().__init__(id="side")
@@ -73,11 +73,11 @@ class SidePanel(Vertical):
     def watch_log_lines(self) -> None:
         self._pace.ask()
 
-    def watch_is_chatting(self) -> None:
+    def watch_num_own(self) -> None:
         self.call_next(self._pace.ask)
 
     def _show(self) -> None:
-        self.answers.is_chatting = self.is_chatting
+        self.answers.num_own = self.num_own
         for panel in self._panels:
             panel.view = self.view
         self.activity.lines = self.log_lines

@@ -57,14 +57,14 @@ def _hop(f: DeviceFigures, look: Look) -> Line:
 
 
 class AnswersPanel(Panel):
-    """Paints the sessions of `view`, and whose they are: one is the chat's, others came over the API."""
+    """Paints the sessions of `view`, and whose they are: the chat's, or come over the API."""
 
     DEFAULT_CSS = "AnswersPanel { height: auto; }"
 
-    is_chatting: reactive[bool] = reactive(False, init=False, repaint=False)
-    """Whether the chat has an answer in flight; it has one at most."""
+    num_own: reactive[int] = reactive(0, init=False, repaint=False)
+    """How many are the chat's: one, or two while a stopped one ends and the next begins."""
 
-    def watch_is_chatting(self) -> None:
+    def watch_num_own(self) -> None:
         self.repaint()
 
     def lines(self, width: int, room: int, look: Look) -> list[Line]:
@@ -77,7 +77,7 @@ class AnswersPanel(Panel):
 
     def _origins(self, count: int) -> str:
         """`chat 1`, `chat 1 · API 2`, `none`."""
-        own = min(count, int(self.is_chatting))
+        own = min(count, self.num_own)
         parts = [f"chat {own}"] if own else []
         parts += [f"API {count - own}"] if count > own else []
         return " · ".join(parts) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,21 @@ async def test_events_tell_each_session_from_start_to_end(rings: Rings, model: P
         answer = next(a for a in answers if a[0].position == started[session])
         assert positions[-5:] == [token.position for token in answer]
         assert positions == sorted(positions)
+
+
+async def test_an_answer_that_its_reader_leaves_was_stopped_and_did_not_fail(
+    rings: Rings, model: Path
+) -> None:
+    ring = await loaded(rings, model, 2, [2, 5], 1)
+    async with ring.subscribe() as events:
+        async with aclosing(ring.generate_from(PROMPTS[0], ENDLESS)) as answer:
+            async for event in answer:
+                if isinstance(event, TokenText):
+                    break
+        async for told in events:
+            if isinstance(told, SessionEnded):
+                assert told.finish_reason is FinishReason.CANCELLED
+                break
 
 
 async def test_answers_say_what_they_counted(rings: Rings, model: Path) -> None:

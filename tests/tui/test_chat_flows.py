@@ -257,6 +257,30 @@ async def test_esc_leaves_a_question_as_it_was(open_desk: OpenDesk) -> None:
         assert len(desk.turns) == 2
 
 
+async def test_what_was_being_written_is_there_again_after_an_edit(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await ask(desk, "First?")
+        desk.prompt.insert("a draft")
+        await desk.pilot.press("f8", "f8", "escape")
+        assert desk.prompt.text == "a draft"
+        await desk.pilot.press("f8", *" Really?", "enter")
+        assert desk.prompt.text == "a draft"
+        await desk.finish()
+        assert [turn.prompt for turn in desk.turns] == ["First? Really?"]
+        await desk.pilot.press("f8", "ctrl+n")
+        assert desk.prompt.text == "a draft"
+
+
+async def test_again_while_a_model_loads_waits_for_it(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await ask(desk, "First?")
+        await desk.pilot.press("f5", "ctrl+r")
+        assert "sends when ready" in desk.screen_text()
+        await desk.load()
+        await desk.finish()
+        assert len(desk.turns[0].replies) == 2
+
+
 async def test_regenerate_keeps_the_answers_and_the_chosen_one_counts(
     open_desk: OpenDesk, kept: Kept
 ) -> None:

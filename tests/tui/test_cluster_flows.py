@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Footer
 
+from dnet_core.events import Event, SessionEnded
+from dnet_core.types.generation import GenerationEvent, GenerationRequest
 from dnet_core.types.ring import LayerWindow
 from dnet_tui.app import DnetApp
-from dnet_tui.chat import ChatSettings, Queued, asked, request_for
+from dnet_tui.chat import ChatSettings, Queued, Stopped, asked, request_for
 from dnet_tui.screens.device import DeviceScreen
 from dnet_tui.screens.plan import PlanScreen
 from dnet_tui.state import Loading, Ready
@@ -232,6 +235,35 @@ async def test_answers_in_flight_say_whose_they_are(open_table: OpenTable) -> No
             await anext(stream)
             await table.pilot.pause()
             assert table.line("Answers in flight").endswith("chat 1 · API 1")
+
+
+async def test_a_stopped_answer_is_the_chat_s_until_the_ring_has_left_it(open_table: OpenTable) -> None:
+    async with open_table(size=(200, 60)) as table:
+        generate, tell = table.macs.generate, table.macs.tell
+        may_end, held = asyncio.Event(), list[Event]()
+
+        async def slow_to_stop(request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+            async with aclosing(generate(request)) as events:
+                try:
+                    async for event in events:
+                        yield event
+                finally:
+                    await may_end.wait()
+
+        table.macs.generate = slow_to_stop  # type: ignore[method-assign]
+        table.macs.tell = lambda e: held.append(e) if isinstance(e, SessionEnded) else tell(e)  # type: ignore[method-assign]
+        await ask(table.macs, table.pilot, 3)
+        await table.press("escape")
+        assert isinstance(table.app.conversation.turns[0].phase, Stopped)
+        table.app._side._pace.flush_now()
+        await table.pilot.pause()
+        assert table.line("Answers in flight").endswith("chat 1")
+        may_end.set()
+        tell(*held)
+        await table.pilot.pause()
+        table.app._side._pace.flush_now()
+        await table.pilot.pause()
+        assert table.line("Answers in flight").endswith("none")
 
 
 async def test_an_answer_of_the_chat_stays_the_chat_s_until_its_end_is_shown(open_table: OpenTable) -> None:

@@ -103,6 +103,29 @@ async def test_esc_takes_a_waiting_message_back(open_desk: OpenDesk) -> None:
         assert desk.fake.requests == []
 
 
+async def test_esc_takes_the_waiting_message_back_before_it_stops_the_answer(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.say("First")
+        await desk.step(2)
+        await desk.say("Second")
+        await desk.pilot.press("escape")
+        assert [turn.prompt for turn in desk.turns] == ["First"]
+        assert desk.prompt.text == "Second"
+        assert desk.fake.ended == [], "the answer goes on"
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert isinstance(desk.turns[0].phase, Stopped)
+        assert desk.prompt.text == "Second"
+
+
+async def test_esc_takes_a_notice_away(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.pilot.press("ctrl+g")
+        assert len(desk.app._notifications) == 1
+        await desk.pilot.press("escape")
+        assert len(desk.app._notifications) == 0
+
+
 async def test_esc_stops_the_ring_and_keeps_the_partial_answer(open_desk: OpenDesk) -> None:
     async with open_desk() as desk:
         await desk.say("A question")

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dnet_core.types.generation import FinishReason, GenerationDone, Paused, Resumed, SamplingParams
+from dnet_core.types.generation import (
+    FinishReason,
+    GenerationDone,
+    Paused,
+    PromptProgress,
+    Resumed,
+    SamplingParams,
+)
 from dnet_tui import history as module
 from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import (
@@ -310,3 +317,14 @@ def test_a_pause_is_noted_with_its_reason(is_back: bool, did: str) -> None:
     answer.hear(Paused("studio", "why", 0, is_back))
     answer.hear(Resumed(("studio", "mini"), 1.0))
     assert answer.reply.notes[0].startswith(f"studio {did} after 0 tok; placed anew on studio, mini")
+
+
+def test_the_time_left_of_a_prompt_that_is_read_again_counts_from_there() -> None:
+    now_s = 0.0
+    answer = LiveAnswer(lambda: now_s)
+    now_s = 100.0
+    answer.hear(Paused("studio", "why", 3))
+    answer.hear(Resumed(("mini",), 1.0))
+    now_s = 102.0
+    answer.hear(PromptProgress(10, 40, ()))
+    assert answer.reply.phase == Reading(10, 40, 6.0)
