@@ -90,6 +90,7 @@ class Conversation(Vertical):
         self._draft = ""  # what stood there before
         self.num_streams = 0  # that are read or being closed: one more while a stopped answer ends
         self._num_copied = 0  # code blocks, one after the other
+        self._copied_of: int | None = None  # the turn they are of
         self._stream_pace = Pace(
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
         )
@@ -383,7 +384,7 @@ class Conversation(Vertical):
     def edit_pointed(self) -> None:
         """Edit the question that the keys act on, or the last one."""
         pointed = self._chat.pointed
-        self.edit(len(self.turns) - 1 if pointed is None or not self._chat.has_focus else pointed)
+        self.edit(len(self.turns) - 1 if pointed is None else pointed)
 
     @property
     def shows_chat(self) -> bool:
@@ -404,7 +405,7 @@ class Conversation(Vertical):
 
     @on(ChatLog.CopyWanted)
     def _copy_wanted(self, message: ChatLog.CopyWanted) -> None:
-        self.copy_answer(message.index)
+        (self.copy_code if message.is_code else self.copy_answer)(message.index)
 
     @on(ChatLog.VersionWanted)
     def _version_wanted(self, message: ChatLog.VersionWanted) -> None:
@@ -429,14 +430,16 @@ class Conversation(Vertical):
         parts = [f"> {turn.prompt}".replace("\n", "\n> ") + f"\n\n{turn.answer}" for turn in self.turns]
         self._copy("\n\n".join(parts), "The chat")
 
-    def copy_code(self) -> None:
-        """Copy the newest code block; called again, the one before it."""
-        blocks = [block for turn in self.turns for block in code_blocks(turn.answer)]
+    def copy_code(self, index: int | None = None) -> None:
+        """Copy the newest code block, of turn `index` or of all; called again, the one before it."""
+        turns = self.turns if index is None else self.turns[index : index + 1]
+        blocks = [block for turn in turns for block in code_blocks(turn.answer)]
         if not blocks:
             self.notify("No code to copy yet.")
             return
-        at = self._num_copied % len(blocks)
-        self._num_copied = at + 1
+        num_copied = self._num_copied if self._copied_of == index else 0
+        at = num_copied % len(blocks)
+        self._copied_of, self._num_copied = index, at + 1
         block = blocks[-1 - at]
         which = "" if len(blocks) == 1 else f", {at + 1} of {len(blocks)} from the end"
         lines = block.count("\n") + 1

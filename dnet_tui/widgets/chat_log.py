@@ -16,11 +16,10 @@ from functools import partial
 from itertools import accumulate
 from typing import ClassVar
 
-from rich.cells import cell_len
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.events import Click, MouseDown, MouseScrollUp, Resize
-from textual.geometry import Region, Size
+from textual.events import Click, MouseScrollUp, Resize
+from textual.geometry import Offset, Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -29,9 +28,12 @@ from textual.strip import Strip
 from textual.timer import Timer
 
 from dnet_tui.blocks import Renderer
-from dnet_tui.chat import Turn
+from dnet_tui.chat import Failed, Turn
+from dnet_tui.code import code_blocks
 from dnet_tui.keys import key_text
 from dnet_tui.look import look_of
+from dnet_tui.widgets.deeds import Deed, deed_at, deeds_text
+from dnet_tui.widgets.selecting import selected_line, selected_text, word_at
 from dnet_tui.widgets.turn import Pointer, TurnLines
 
 HINT = (
@@ -42,7 +44,6 @@ NUM_RENDERED = 20
 """So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
 _NEAR_LINES = 3
 _PAINTED_LINES = 1000  # remembered, by their number
-_APART = " · "
 _SLICE_S = 0.004
 _SLICE_EVERY_S = 0.02
 """What need not be seen at once is done in slices, between which the loop serves others."""
@@ -67,6 +68,8 @@ class ChatLog(ScrollView, can_focus=True):
         Binding("right", "version(1)", "The answer after this one", show=False, id="log.newer"),
     ]
 
+    FOCUS_ON_CLICK = False
+
     turns: reactive[tuple[Turn, ...]] = reactive((), init=False, repaint=False)
     spin: reactive[int] = reactive(0, init=False, repaint=False)
     problem: reactive[str | None] = reactive(None, init=False, repaint=False)
@@ -82,9 +85,10 @@ class ChatLog(ScrollView, can_focus=True):
 
     @dataclass
     class CopyWanted(Message):
-        """The answer of turn `index` is to be copied."""
+        """The answer of turn `index` is to be copied, or the code in it."""
 
         index: int
+        is_code: bool = False
 
     @dataclass
     class VersionWanted(Message):
@@ -103,8 +107,7 @@ class ChatLog(ScrollView, can_focus=True):
         self._width = 0
         self._is_at_end = True  # until somebody scrolls up; not by a view that gets shorter
         self._pointed: int | None = None  # the turn that the keys act on
-        self._shows_hint = False  # of what they do; painted, since the focus came
-        self._hinted: int | None = None  # the turn that had the hint when the mouse button went down
+        self._is_marked = False  # the pointed turn, by a click; focused, it always is
         self._painted_lines: dict[int, tuple[Strip, Style, int, Strip]] = {}
         self._polishing: Timer | None = None
 
@@ -118,6 +121,8 @@ class ChatLog(ScrollView, can_focus=True):
             self._render_all()
         else:
             self._replace(num_same, new)
+        if len(new) != len(old):
+            self._is_marked = False
         # Who asks wants to see the answer, wherever the view was.
         self._resized(follow=self._is_at_end or len(new) > len(old))
 
@@ -292,44 +297,40 @@ class ChatLog(ScrollView, can_focus=True):
             return self._below[below] if 0 <= below < len(self._below) else Strip.blank(0)
         place, line = found
         pointer = None
-        if self.has_focus and place + self._first == self._pointed:
-            pointer = Pointer(self._hint(self.turns[self._pointed]))
+        if place + self._first == self.pointed:
+            pointer = Pointer(deeds_text(self._deeds(self.turns[self.pointed])))
         return self._lines[place].line(line, self.spin, pointer)
 
-    def _hint(self, turn: Turn) -> str:
-        return _APART.join(text for text, _ in self._deeds(turn))
+    def _deeds(self, turn: Turn) -> list[Deed]:
+        """What can be done with the pointed turn: by its keys while they hold, else by mouse."""
 
-    def _deeds(self, turn: Turn) -> list[tuple[str, Callable[[], None]]]:
-        """What can be done with the turn that the keys act on: as the hint says it, and how."""
-        key = partial(key_text, self.app)
-        deeds: list[tuple[str, Callable[[], None]]] = [
-            (f"{key('log.edit')} edits", self.action_edit),
-            (f"{key('log.copy')} copies", self.action_copy_answer),
+        def deed(keys: str, does: str, do: Callable[[], object]) -> Deed:
+            named = " ".join(key_text(self.app, key) for key in keys.split())
+            return Deed(f"{named} {does}" if self.has_focus else does, do)
+
+        deeds = [
+            deed("log.edit", "edits", self.action_edit),
+            deed("log.copy", "copies", self.action_copy_answer),
         ]
         if turn.reply.thought is not None:
-            deeds.append((f"{key('log.unfold')} unfolds", self.action_unfold))
+            deeds.append(deed("log.unfold", "unfolds", self.action_unfold))
         if len(turn.replies) > 1:
-            deeds.append((f"{key('log.older')} older", partial(self.action_version, -1)))
-            deeds.append((f"{key('log.newer')} newer", partial(self.action_version, 1)))
-        others = f"{key('log.next')} {key('log.previous')} others"
-        return [*deeds, (others, partial(self.action_point, -1))]
-
-    def _click_hint(self, x: int) -> None:
-        """Do what the hint says at cell `x` of its line."""
-        assert self._pointed is not None, "else there is no hint"
-        start = 1
-        for text, do in self._deeds(self.turns[self._pointed]):
-            if start <= x < start + cell_len(text):
-                do()
-                return
-            start += cell_len(text) + len(_APART)
+            deeds.append(deed("log.older", "older", partial(self.action_version, -1)))
+            deeds.append(deed("log.newer", "newer", partial(self.action_version, 1)))
+        if self.has_focus:
+            return [*deeds, deed("log.next log.previous", "others", partial(self.action_point, -1))]
+        if code_blocks(turn.answer):
+            deeds.append(Deed("copies code", self._copy_code))
+        if turn is self.turns[-1] and turn.reply.is_over:
+            deeds.append(Deed("answers again", self._again))
+        return deeds
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
         line = self._line(y)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(y)) is not None:
-            line = _selected(line, span, self.screen.get_component_rich_style("screen--selection"))
+            line = selected_line(line, span, self.screen.get_component_rich_style("screen--selection"))
         base = self.rich_style
         return self._painted(y, line, base, self.scrollable_content_region.width)
 
@@ -349,8 +350,8 @@ class ChatLog(ScrollView, can_focus=True):
         return True
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        text = "\n".join(self._line(y).text.rstrip() for y in range(self.virtual_size.height))
-        return selection.extract(text), "\n"
+        lines = (self._line(y) for y in range(self.virtual_size.height))
+        return selected_text(lines, selection), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
@@ -392,38 +393,41 @@ class ChatLog(ScrollView, can_focus=True):
     @property
     def pointed(self) -> int | None:
         """The turn that the keys act on."""
-        return self._pointed
+        return self._pointed if self.has_focus or self._is_marked else None
 
     def on_focus(self) -> None:
         if self._pointed is None or self._pointed >= len(self.turns):
             self._pointed = len(self.turns) - 1 if self.turns else None
         self.refresh()
-        self.call_after_refresh(self._hint_painted)
-
-    def _hint_painted(self) -> None:
-        self._shows_hint = self.has_focus
 
     def on_blur(self) -> None:
-        self._shows_hint = False
+        self._is_marked = False
         self.refresh()
 
-    def on_mouse_down(self, event: MouseDown) -> None:
-        self._hinted = self._pointed if self._shows_hint else None
-
     def on_click(self, event: Click) -> None:
+        """Mark a turn, or do what its hint says; the prompt keeps the focus. Twice: select the word."""
+        event.prevent_default()  # of selecting all that was ever said
         at = event.get_content_offset(self)
         found = self._find(at.y + self.scroll_offset.y) if at is not None else None
-        if found is None:
+        if at is None or found is None or self.text_selection is not None:  # a drag ends here
+            return
+        if event.chain > 1:
+            y = at.y + self.scroll_offset.y
+            start, end = word_at(self._line(y), at.x)
+            self.screen.selections = {self: Selection(Offset(start, y), Offset(end, y))}
             return
         place, line = found
-        is_hint_line = line == self._lines[place].height - 1
-        if is_hint_line and self._pointed == self._hinted == place + self._first:
-            assert at is not None, "something was found there"
-            self._click_hint(at.x)
+        turn, lines = self.turns[place + self._first], self._lines[place]
+        if line == lines.height - 1 and self.pointed == place + self._first:
+            deed = deed_at(self._deeds(turn), at.x - 1)
+            if deed is not None:
+                deed.do()
             return
-        self._pointed = place + self._first
-        if self._lines[place].is_thought(line):
+        self._pointed, self._is_marked = place + self._first, True
+        if lines.is_thought(line):
             self._unfold(place)
+        elif line == lines.foot_y and turn is self.turns[-1] and isinstance(turn.phase, Failed):
+            self._again()
         self.refresh()
 
     def action_point(self, step: int) -> None:
@@ -457,18 +461,13 @@ class ChatLog(ScrollView, can_focus=True):
         if self._pointed is not None:
             self.post_message(self.CopyWanted(self._pointed))
 
+    def _copy_code(self) -> None:
+        if self._pointed is not None:
+            self.post_message(self.CopyWanted(self._pointed, is_code=True))
+
+    def _again(self) -> None:
+        self.call_next(self.run_action, "app.regenerate")
+
     def action_version(self, step: int) -> None:
         if self._pointed is not None:
             self.post_message(self.VersionWanted(self._pointed, step))
-
-
-def _selected(line: Strip, span: tuple[int, int], style: Style) -> Strip:
-    start, end = span
-    length = line.cell_length
-    end = length if end == -1 else min(end, length)
-    if start >= end:
-        return line
-    middle = Strip(
-        segment._replace(style=(segment.style or Style()) + style) for segment in line.crop(start, end)
-    )
-    return Strip.join([line.crop(0, start), middle, line.crop(end, length)])

@@ -127,40 +127,6 @@ async def test_the_mouse_chooses_a_chat_and_opens_it(open_desk: OpenDesk, kept: 
         await settled(desk, lambda: bool(desk.turns) and desk.turns[0].prompt == "First")
 
 
-async def hint_of(desk: Desk, prompt: str) -> tuple[int, str]:
-    """Point at the turn of `prompt`; returns the row with its hint, and which row that is."""
-    y = next(i for i, line in enumerate(desk.screen_text().splitlines()) if prompt in line)
-    await desk.pilot.click(offset=(5, y))
-    rows = enumerate(desk.screen_text().splitlines())
-    return next((i, row) for i, row in rows if "e edits · c copies" in row)
-
-
-async def test_what_the_hint_of_a_turn_says_can_be_clicked(open_desk: OpenDesk) -> None:
-    async with open_desk() as desk:
-        await ask(desk, "A question")
-        y, row = await hint_of(desk, "A question")
-        await desk.pilot.click(offset=(row.index("c copies") + 2, y))
-        assert desk.app.clipboard == "The capital of France is **Paris**."
-        await desk.pilot.click(offset=(row.index("e edits") + 2, y))
-        assert desk.prompt.text == "A question"
-
-
-async def test_a_click_where_no_hint_stands_yet_only_shows_it(open_desk: OpenDesk) -> None:
-    async with open_desk() as desk:
-        await ask(desk, "A question")
-        y, row = await hint_of(desk, "A question")
-        for hit in ("e edits", "c copies"):
-            desk.prompt.focus()
-            await desk.pilot.pause()
-            assert "e edits" not in desk.screen_text()
-            await desk.pilot.click(offset=(row.index(hit) + 2, y))
-            assert "e edits · c copies" in desk.screen_text()
-            assert desk.prompt.text == ""
-            assert desk.app.clipboard == ""
-        await desk.pilot.click(offset=(row.index("c copies") + 2, y))
-        assert desk.app.clipboard == "The capital of France is **Paris**."
-
-
 async def test_rename_delete_bring_back_and_export(open_desk: OpenDesk, kept: Kept, tmp_path: Path) -> None:
     async with open_desk(personal=kept()) as desk:
         await ask(desk, "A question")
