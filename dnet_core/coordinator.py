@@ -306,7 +306,7 @@ class Coordinator:
             plan = (await self.prepare(model)).solution.plan
         facts = self._prepared if self._prepared and self._prepared.model == model else None
         switches = thinking_switches(source.tokenizer.chat_template(with_tools=False))
-        loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches)
+        loaded = LoadedModel(model, plan, plan.context_tokens, int(time.time()), switches, source.recommended)
         self._emit(LoadStarted(plan))
         self._succession.expect(plan)
         work = await self._serving(plan, source, facts, chunk_tokens)

@@ -16,8 +16,10 @@ from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.profile.model import profile_model
 from dnet_core.store.catalog import resolve
 from dnet_core.store.checkpoint import read_checkpoint
+from dnet_core.store.recommended import recommended_sampling
 from dnet_core.tasks import Held, TaskScope
 from dnet_core.transport.control import Hop, Limits, LoadOrder, LoadStep
+from dnet_core.types.generation import SamplingParams
 from dnet_core.types.profiles import ModelProfile
 from dnet_core.types.ring import RingPlan
 
@@ -33,6 +35,7 @@ class LoadedModel:
     context_tokens: int
     loaded_at_unix_s: int
     thinking_switches: tuple[str, ...]  # the template's variables that say whether to think before answering
+    recommended: SamplingParams  # what its authors recommend
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Source:
     fingerprint: str
     tokenizer: Tokenizer
     profile: ModelProfile | None  # None: it runs only whole, and nothing can be planned for it
+    recommended: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def _read_source(model: str, directory: Path) -> Source:
         profile = profile_model(checkpoint)
     except UnsupportedModel:
         profile = None
-    return Source(model, checkpoint.fingerprint, Tokenizer.load(directory), profile)
+    tokenizer = Tokenizer.load(directory)
+    return Source(model, checkpoint.fingerprint, tokenizer, profile, recommended_sampling(directory))
 
 
 async def load_shards(

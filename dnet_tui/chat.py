@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dnet_core.types.generation import GenerationDone, GenerationRequest, Message, Role, SamplingParams
+from dnet_core.types.generation import (
+    RECOMMENDABLE,
+    GenerationDone,
+    GenerationRequest,
+    Message,
+    Role,
+    SamplingParams,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +147,29 @@ def asked(prompt: str, phase: Phase) -> Turn:
 class ChatSettings:
     """How this chat asks: the system prompt (None: the model's own), the sampling, and whether to think.
 
-    `thinks` None leaves it to the model.
+    Of `sampling` the fields in `left_to_model` are as the model's authors recommend. `thinks` None leaves
+    that to the model, too.
     """
 
-    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, top_p=0.95))
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     system: str | None = None
     thinks: bool | None = None
+    left_to_model: frozenset[str] = frozenset()
+
+    def sampling_for(self, recommended: SamplingParams) -> SamplingParams:
+        """How to ask a model whose authors recommend `recommended`."""
+        return replace(
+            self.sampling, **{name: getattr(recommended, name) for name in sorted(self.left_to_model)}
+        )
+
+    def with_set(self, **wishes: float | int | None) -> ChatSettings:
+        """These settings with what is not None of `wishes` in the sampling; raises ValueError."""
+        told = {name: value for name, value in wishes.items() if value is not None}
+        sampling = replace(self.sampling, **told)  # type: ignore[arg-type]  # the names are its own
+        return replace(self, sampling=sampling, left_to_model=self.left_to_model - told.keys())
+
+
+AS_THE_MODEL_LIKES = ChatSettings(left_to_model=frozenset(RECOMMENDABLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,25 +187,23 @@ class ChatOverrides:
 
     def over(self, settings: ChatSettings) -> ChatSettings:
         """`settings` with what is said here."""
-        sampling = settings.sampling
-        if self.temperature is not None:
-            sampling = replace(sampling, temperature=self.temperature)
-        if self.top_p is not None:
-            sampling = replace(sampling, top_p=self.top_p)
-        if self.seed is not None:
-            sampling = replace(sampling, seed=self.seed)
-        if self.max_tokens is not None:
-            sampling = replace(sampling, max_tokens=self.max_tokens)
-        return replace(settings, sampling=sampling, system=self.system or settings.system)
+        told = settings.with_set(
+            temperature=self.temperature, top_p=self.top_p, seed=self.seed, max_tokens=self.max_tokens
+        )
+        return replace(told, system=self.system or settings.system)
 
 
 def request_for(
-    turns: tuple[Turn, ...], settings: ChatSettings, thinking_switches: tuple[str, ...] = ()
+    turns: tuple[Turn, ...],
+    settings: ChatSettings,
+    recommended: SamplingParams,
+    thinking_switches: tuple[str, ...] = (),
 ) -> GenerationRequest:
     """Ask for the answer to the last of `turns`; earlier turns without an answer are left out.
 
     Left out, because a question followed by a question breaks most chat templates. What a model thought is
-    not told to it again. `thinking_switches` are the variables with which its template is told to think.
+    not told to it again. `recommended` is the sampling that the model's authors recommend,
+    `thinking_switches` are the variables with which its template is told to think.
     """
     *earlier, last = turns
     messages = [Message(Role.SYSTEM, settings.system)] if settings.system else []
@@ -190,4 +212,5 @@ def request_for(
             messages += [Message(Role.USER, turn.prompt), Message(Role.ASSISTANT, turn.answer)]
     messages.append(Message(Role.USER, last.prompt))
     switches = () if settings.thinks is None else tuple((name, settings.thinks) for name in thinking_switches)
-    return GenerationRequest(messages=tuple(messages), sampling=settings.sampling, template_kwargs=switches)
+    sampling = settings.sampling_for(recommended)
+    return GenerationRequest(messages=tuple(messages), sampling=sampling, template_kwargs=switches)

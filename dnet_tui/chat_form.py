@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dnet_core.types.generation import RECOMMENDABLE, SamplingParams
 from dnet_tui.chat import ChatSettings
 from dnet_tui.preferences import Penalty, Share, Temperature
+
+_PLAIN = SamplingParams()
 
 
 class ChatForm(BaseModel):
@@ -20,16 +23,21 @@ class ChatForm(BaseModel):
     thinking: Literal["as the model likes", "on", "off"] = Field(
         default="as the model likes", description="Think before answering, where the model can be told."
     )
-    temperature: Temperature = Field(default=0.7, description="0 always takes the likeliest token.")
-    top_p: Share = Field(
-        default=0.95, description="The likeliest tokens up to this share of probability; 1: all."
+    temperature: Temperature | None = Field(
+        default=None,
+        description="0 always takes the likeliest token; empty: as the model's authors recommend.",
     )
-    top_k: Annotated[int, Field(ge=0)] = Field(default=0, description="Only the k likeliest tokens; 0: all.")
-    min_p: Share = Field(
-        default=0.0, description="Only tokens with this share of the likeliest one's probability."
+    top_p: Share | None = Field(
+        default=None, description="The likeliest tokens up to this share of probability; 1: all."
     )
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = Field(
-        default=1.0, description="Above 1: what was said lately is less likely."
+    top_k: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Only the k likeliest tokens; 0: all."
+    )
+    min_p: Share | None = Field(
+        default=None, description="Only tokens with this share of the likeliest one's probability; 0: all."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None, description="Above 1: what was said lately is less likely."
     )
     presence_penalty: Penalty = Field(
         default=0.0, description="Above 0: tokens that were used are less likely."
@@ -46,33 +54,28 @@ class ChatForm(BaseModel):
 
     def applied_to(self, settings: ChatSettings) -> ChatSettings:
         """`settings` with what this form says."""
+        told = {name: getattr(self, name) for name in RECOMMENDABLE}
+        left = frozenset(name for name, value in told.items() if value is None)
         sampling = replace(
             settings.sampling,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
+            **{name: getattr(_PLAIN, name) if name in left else value for name, value in told.items()},
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             max_tokens=self.max_tokens,
         )
         thinks = {"on": True, "off": False}.get(self.thinking)
-        return ChatSettings(sampling, self.system or None, thinks)
+        return ChatSettings(sampling, self.system or None, thinks, left)
 
 
 def form_of(settings: ChatSettings) -> ChatForm:
     """The form that says what `settings` are."""
     sampling = settings.sampling
+    told = {n: getattr(sampling, n) for n in RECOMMENDABLE if n not in settings.left_to_model}
     return ChatForm(
         system=settings.system or "",
         thinking={None: "as the model likes", True: "on", False: "off"}[settings.thinks],  # type: ignore[arg-type]
-        temperature=float(sampling.temperature),
-        top_p=float(sampling.top_p),
-        top_k=sampling.top_k,
-        min_p=float(sampling.min_p),
-        repetition_penalty=float(sampling.repetition_penalty),
+        **told,
         presence_penalty=float(sampling.presence_penalty),
         frequency_penalty=float(sampling.frequency_penalty),
         seed=sampling.seed,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dnet_core.events import Event
 from dnet_core.types.devices import Peer
-from dnet_core.types.generation import GenerationEvent, GenerationRequest
+from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_core.types.plan import Pin, Solution
 from dnet_core.types.ring import LayerWindow, RingPlan
 from dnet_tui.librarian import Library
@@ -23,6 +23,8 @@ class Loaded(Protocol):
     def context_tokens(self) -> int: ...
     @property
     def thinking_switches(self) -> tuple[str, ...]: ...
+    @property
+    def recommended(self) -> SamplingParams: ...
 
 
 class Cluster(Protocol):

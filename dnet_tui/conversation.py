@@ -21,7 +21,7 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from dnet_core.errors import DnetError
-from dnet_core.types.generation import GenerationEvent, GenerationRequest
+from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import Answering, ChatSettings, Failed, Queued, Reading, Turn, asked, request_for
 from dnet_tui.code import code_blocks
@@ -43,6 +43,8 @@ class RingModel(Protocol):
     def model(self) -> str: ...
     @property
     def thinking_switches(self) -> tuple[str, ...]: ...
+    @property
+    def recommended(self) -> SamplingParams: ...
 
 
 class Ring(Protocol):
@@ -176,8 +178,10 @@ class Conversation(Vertical):
     @work(exclusive=True, group="answer")
     async def _generate(self, ring: Ring, answer: LiveAnswer) -> None:
         """Stream one answer. Cancelling this worker closes the stream, and that stops the shards."""
-        switches = ring.loaded.thinking_switches if ring.loaded is not None else ()
-        request = request_for(self.turns, self._settings, switches)
+        model = ring.loaded
+        recommended = model.recommended if model is not None else SamplingParams()
+        switches = model.thinking_switches if model is not None else ()
+        request = request_for(self.turns, self._settings, recommended, switches)
         self.num_streams += 1
         try:
             async with aclosing(ring.generate(request)) as events:
@@ -212,10 +216,10 @@ class Conversation(Vertical):
         return self._settings
 
     @property
-    def can_think(self) -> bool:
-        """Whether the model can be told whether to think; True while none is there to say."""
+    def model(self) -> RingModel | None:
+        """What answers; None while no model is ready."""
         ring = self._ring()
-        return ring is None or ring.loaded is None or bool(ring.loaded.thinking_switches)
+        return ring.loaded if ring is not None else None
 
     def take_defaults(self, settings: ChatSettings) -> None:
         """New chats ask in this way; so does this one while nothing was asked."""

@@ -260,7 +260,12 @@ class PersonalApp(App[None], inherit_bindings=False):
         self.conversation.copy_code()
 
     def action_chat_settings(self) -> None:
-        screen = ChatSettingsScreen(self.conversation.settings, can_think=self.conversation.can_think)
+        model = self.conversation.model
+        screen = ChatSettingsScreen(
+            self.conversation.settings,
+            model.recommended if model is not None else None,
+            can_think=model is None or bool(model.thinking_switches),
+        )
         self.push_screen(screen, self._configure)
 
     def _configure(self, settings: ChatSettings | None) -> None:

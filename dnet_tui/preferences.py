@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from dnet_core.files import replace_text
-from dnet_core.types.generation import SamplingParams
-from dnet_tui.chat import ChatSettings
+from dnet_tui.chat import AS_THE_MODEL_LIKES, ChatSettings
 
 THEMES = {"dark": "textual-dark", "light": "textual-light", "ansi": "ansi-dark"}
 """The setting's words and Textual's names."""
@@ -42,11 +42,11 @@ class Preferences(BaseModel):
     reopen_last_chat: bool = Field(default=False, description="Begin with the chat that was open last.")
     export_folder: str = Field(default="", description="Where exported chats go; empty: beside the history.")
     system_prompt: str = Field(default="", description="Told to the model at the start of every new chat.")
-    temperature: Temperature = Field(
-        default=0.7, description="New chats: 0 always takes the likeliest token."
+    temperature: Temperature | None = Field(
+        default=None, description="New chats: 0 takes the likeliest token; empty: as the model's authors say."
     )
-    top_p: Share = Field(
-        default=0.95, description="New chats: the likeliest tokens up to this share of probability."
+    top_p: Share | None = Field(
+        default=None, description="New chats: the likeliest tokens of this share; empty: as the authors say."
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="New chats: the longest answer; empty: up to the end of the context."
@@ -58,8 +58,10 @@ class Preferences(BaseModel):
     @property
     def chat(self) -> ChatSettings:
         """How new chats ask."""
-        sampling = SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
-        return ChatSettings(sampling, self.system_prompt or None)
+        told = AS_THE_MODEL_LIKES.with_set(
+            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens
+        )
+        return replace(told, system=self.system_prompt or None)
 
 
 def load_preferences(path: Path) -> tuple[Preferences, tuple[str, ...]]:
@@ -123,7 +125,8 @@ def _dropped(told: dict[str, Any], error: Any, text: str) -> str:
         return f"{where}: the key of '{key}' must be a text; it keeps its own."
     value = json.dumps(told.pop(name), ensure_ascii=False)
     default = Preferences.model_fields[name].get_default(call_default_factory=True)
-    return f"{where}: {error['msg'].lower()}, not {value}; {json.dumps(default)} is used."
+    instead = "it stays empty" if default is None else f"{json.dumps(default)} is used"
+    return f"{where}: {error['msg'].lower()}, not {value}; {instead}."
 
 
 def _kept_aside(path: Path, text: str) -> str:

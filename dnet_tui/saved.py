@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, assert_never
 
-from dnet_core.types.generation import FinishReason, GenerationDone, SamplingParams
+from dnet_core.types.generation import RECOMMENDABLE, FinishReason, GenerationDone, SamplingParams
 from dnet_tui.chat import (
     Answering,
     ChatSettings,
@@ -47,6 +47,7 @@ def settings_text(settings: ChatSettings) -> str:
     told = {
         "system": settings.system,
         "thinks": settings.thinks,
+        "left_to_model": sorted(settings.left_to_model),
         "sampling": _sampling_json(settings.sampling),
     }
     return json.dumps(told, ensure_ascii=False)
@@ -57,7 +58,8 @@ def settings_from_text(text: str) -> ChatSettings:
     data = json.loads(text)
     known = {field.name for field in fields(SamplingParams)}
     sampling = SamplingParams(**{name: value for name, value in data["sampling"].items() if name in known})
-    return ChatSettings(sampling, data.get("system"), data.get("thinks"))
+    left = frozenset(data.get("left_to_model", ())) & frozenset(RECOMMENDABLE)
+    return ChatSettings(sampling, data.get("system"), data.get("thinks"), left)
 
 
 def _sampling_json(sampling: SamplingParams) -> Json:

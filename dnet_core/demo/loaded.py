@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dnet_core.demo.worlds import Placed
 from dnet_core.errors import DnetError
+from dnet_core.types.generation import SamplingParams
 from dnet_core.types.ring import RingPlan
 
 
@@ -19,6 +20,7 @@ class DemoModel:
     context_tokens: int
     loaded_at_unix_s: int
     thinking_switches: tuple[str, ...] = ()
+    recommended: SamplingParams = field(default_factory=SamplingParams)
 
 
 class DemoRing:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+RECOMMENDABLE = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""The fields of `SamplingParams` that a model's authors recommend values for."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

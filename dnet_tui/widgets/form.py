@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -60,7 +62,7 @@ class Toggle(Widget, can_focus=True):
 
 
 class Form(Vertical):
-    """Edits `value`, but for the fields in `without`."""
+    """Edits `value`, but for the fields in `without`; `placeholders` say what an empty field means."""
 
     @dataclass
     class Changed(Message):
@@ -69,9 +71,15 @@ class Form(Vertical):
         value: BaseModel
         field: str
 
-    def __init__(self, value: BaseModel, without: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        value: BaseModel,
+        without: frozenset[str] = frozenset(),
+        placeholders: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(classes="form")
         self.value = value
+        self._placeholders = placeholders
         self._fields = {n: f for n, f in type(value).model_fields.items() if n not in without}
 
     def compose(self) -> ComposeResult:
@@ -99,7 +107,8 @@ class Form(Vertical):
         if field.annotation is bool:
             return Toggle(value, id=f"field-{name}")
         text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        return Input(text, id=f"field-{name}", compact=True, select_on_focus=False)
+        placeholder = self._placeholders.get(name, "")
+        return Input(text, placeholder, id=f"field-{name}", compact=True, select_on_focus=False)
 
     @on(Input.Changed)
     @on(Toggle.Changed)

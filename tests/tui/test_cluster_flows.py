@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Footer
 
 from dnet_core.events import Event, SessionEnded
-from dnet_core.types.generation import GenerationEvent, GenerationRequest
+from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_core.types.ring import LayerWindow
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Queued, Stopped, asked, request_for
@@ -230,7 +230,9 @@ async def test_answers_in_flight_say_whose_they_are(open_table: OpenTable) -> No
         assert "none" in table.line("Answers in flight")
         await ask(table.macs, table.pilot, 3)
         assert table.line("Answers in flight").endswith("chat 1")
-        stream = table.macs.generate(request_for((asked("Over the API", Queued("")),), ChatSettings()))
+        stream = table.macs.generate(
+            request_for((asked("Over the API", Queued("")),), ChatSettings(), SamplingParams())
+        )
         async with aclosing(stream):
             await anext(stream)
             await table.pilot.pause()

@@ -40,7 +40,9 @@ from dnet_tui.history import NUM_PROMPTS, History, HistoryError, Record, SavedCh
 from dnet_tui.saved import settings_from_text, settings_text, turn_from_json, turn_json
 
 DONE = Finished(GenerationDone(FinishReason.STOP, 40, 6, 32, 1.9, None))
-SETTINGS = ChatSettings(SamplingParams(temperature=0.1, seed=7, min_p=0.2), "Be brief.", thinks=False)
+SETTINGS = ChatSettings(
+    SamplingParams(temperature=0.1, seed=7, min_p=0.2), "Be brief.", False, frozenset({"top_p"})
+)
 
 
 def said(prompt: str, answer: str) -> Turn:

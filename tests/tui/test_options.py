@@ -19,7 +19,7 @@ def parse(*arguments: str) -> ChatSettings:
 
 
 def test_every_chat_option_reaches_the_settings() -> None:
-    assert parse() == ChatSettings(SamplingParams(temperature=0.7, top_p=0.95), None)
+    assert parse() == ChatSettings()
     settings = parse(
         "--temperature", "0.2", "--top-p", "0.5", "--seed", "7", "--max-tokens", "9", "--system", "Be brief."
     )

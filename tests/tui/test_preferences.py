@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnet_core.types.generation import SamplingParams
-from dnet_tui.chat import ChatOverrides, ChatSettings
+from dnet_tui.chat import AS_THE_MODEL_LIKES, ChatOverrides, ChatSettings, Queued, asked, request_for
 from dnet_tui.chat_form import ChatForm, form_of
 from dnet_tui.preferences import Preferences, load_preferences, save_preferences
 
@@ -64,7 +64,9 @@ def test_a_wrong_value_costs_only_itself(tmp_path: Path) -> None:
     found, problems = load_preferences(path)
     assert found == Preferences(theme="light", keys={"chat.again": "f9"})
     said = "\n".join(problems)
-    assert "'temperature' (line 3): input should be less than or equal to 100, not 900; 0.7 is used." in said
+    assert (
+        "'temperature' (line 3): input should be less than or equal to 100, not 900; it stays empty." in said
+    )
     assert "'tempratur' (line 4): there is no such setting." in said
     assert "'save_history' (line 5)" in said
     assert "'chat.new' must be a text" in said
@@ -98,14 +100,26 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_the_command_line_goes_before_the_settings() -> None:
     told = Preferences(temperature=0.3, top_p=0.4, system_prompt="Be kind.", max_tokens=9).chat
-    assert told == ChatSettings(SamplingParams(temperature=0.3, top_p=0.4, max_tokens=9), "Be kind.")
+    left = frozenset({"top_k", "min_p", "repetition_penalty"})
+    sampling = SamplingParams(temperature=0.3, top_p=0.4, max_tokens=9)
+    assert told == ChatSettings(sampling, "Be kind.", left_to_model=left)
     assert ChatOverrides().over(told) == told
     given_ = ChatOverrides(system="Be brief.", temperature=0.0, seed=7).over(told)
     assert given_ == ChatSettings(
-        SamplingParams(temperature=0.0, top_p=0.4, max_tokens=9, seed=7), "Be brief."
+        SamplingParams(temperature=0.0, top_p=0.4, max_tokens=9, seed=7), "Be brief.", left_to_model=left
     )
     with pytest.raises(ValueError, match="top_p"):
         ChatOverrides(top_p=2.0)
+
+
+def test_what_is_left_to_the_model_is_what_its_authors_recommend() -> None:
+    recommended = SamplingParams(temperature=0.6, top_p=0.95, top_k=20)
+    settings = ChatForm(temperature=0.0, max_tokens=9).applied_to(ChatSettings())
+    turns = (asked("Why?", Queued("")),)
+    request = request_for(turns, settings, recommended)
+    assert request.sampling == SamplingParams(temperature=0.0, top_p=0.95, top_k=20, max_tokens=9)
+    assert request_for(turns, AS_THE_MODEL_LIKES, recommended).sampling == recommended
+    assert request_for(turns, ChatSettings(), recommended).sampling == SamplingParams()
 
 
 def test_the_form_of_a_chat_says_the_same() -> None:
@@ -118,4 +132,5 @@ def test_the_form_of_a_chat_says_the_same() -> None:
         thinks=True,
     )  # fmt: skip
     assert form_of(settings).applied_to(settings) == settings, "what the form does not show is left alone"
-    assert ChatForm().applied_to(ChatSettings()) == ChatSettings()
+    assert ChatForm().applied_to(ChatSettings()) == AS_THE_MODEL_LIKES
+    assert form_of(AS_THE_MODEL_LIKES) == ChatForm()

@@ -119,7 +119,7 @@ def idle_within(shards: list[psutil.Process], seconds: float) -> bool:
 
 
 def test_start_ask_resize_stop_quit(terminal: Terminal, home: Path) -> None:
-    start(terminal, "--shards", "2", "--temperature", "0")
+    start(terminal, "--shards", "2")
     terminal.until("model", lambda s: "● 2 devices" in s, READY_S)
     shards = terminal.shards()
     assert len(shards) == 2
@@ -259,7 +259,7 @@ def until_file(path: Path, text: str) -> None:
 def test_after_a_kill_the_chat_is_there_and_said_to_be(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, 80, 24)
     try:
-        start(terminal, "--temperature", "0")
+        start(terminal)
         terminal.until("model", lambda s: "● 1 device" in s, READY_S)
         terminal.type("What is the capital of France?")
         terminal.press("Enter")
