@@ -89,6 +89,7 @@ class DnetApp(PlanApp):
         self._open_cluster = open_cluster
         self._model = model
         self.help_notes = f"Log: {services.log}" if services.log is not None else ""
+        self._chosen: str | None = None  # kept for the next start once it is loaded
         self._loader: Worker[None] | None = None
         self._asked_to_cancel = False
         self._keeper: Worker[None] | None = None
@@ -199,8 +200,7 @@ class DnetApp(PlanApp):
         self._loader = self._load_after(self._loader, plan)
 
     def load_model(self, model: str) -> None:
-        self._model = model
-        self.remember_model(model)
+        self._model = self._chosen = model
         self._load()
 
     def reload(self) -> None:
@@ -256,6 +256,8 @@ class DnetApp(PlanApp):
         else:
             if self._seen.plan != loaded.plan or isinstance(self._seen.model, Loading):
                 self._fold(ModelLoaded(loaded.plan, 0.0))
+            if self._model == self._chosen:
+                self.remember_model(self._model)
             self._is_loading = False
             self._set_aside()
             self.conversation.resume()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_tui.holders import Arrival, Holders, Part
-from dnet_tui.units import bytes_text, progress_bytes_text
+from dnet_tui.units import bytes_text, duration_text, progress_bytes_text, seconds_text
 from dnet_tui.work import Transfer
 
 _GOOD_BYTES = (1.5e9, 8e9)
@@ -171,7 +171,13 @@ def fit_sentence(row: Row) -> str:
             if fit.num_streamed:
                 layers += f", {fit.num_streamed} of them read from disk for every token"
             basis = "" if fit.is_measured else ", estimated from another weight format"
-            return f"{layers}: about {speed_text(fit.tokens_per_s)}, first token {fit.ttft_s:.1f} s{basis}"
+            return (
+                f"{layers}: about {speed_text(fit.tokens_per_s)}, first token {_wait_text(fit.ttft_s)}{basis}"
+            )
+
+
+def _wait_text(seconds: float) -> str:
+    return seconds_text(seconds) if seconds < 99.5 else duration_text(seconds)
 
 
 def state_text(row: Row) -> str:

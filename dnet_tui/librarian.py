@@ -106,6 +106,7 @@ class ModelLibrarian:
     # --- what the picker asks ---------------------------------------------------------------------------
 
     def search(self, words: str) -> None:
+        """Ask the hub; with no `words` stop asking."""
         self._start(partial(self._search, words), "models-search")
 
     def look_at(self, model: str) -> None:
@@ -187,6 +188,9 @@ class ModelLibrarian:
     async def _search(self, words: str) -> None:
         library = self._library()
         if library is None:
+            return
+        if not words:
+            self._set(replace(self.catalogue, is_searching=False, problem=None, found=(), searched=""))
             return
         await asyncio.sleep(self._pause_s)
         self._set(replace(self.catalogue, is_searching=True, problem=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from textual import on
@@ -72,6 +73,8 @@ class ModelPicker(ModalScreen[str | None]):
         Binding("x", "delete", "Delete", id="picker.delete", tooltip="Take it off this machine"),
         Binding("slash", "filter", "Filter", id="picker.filter", key_display="/",
                 tooltip="Filter by name; three letters search the hub, too"),
+        Binding("tab,shift+tab", "list", "List", id="picker.list",
+                tooltip="From the filter to the list, and back"),
     ]  # fmt: skip
 
     catalogue: reactive[Catalogue] = reactive(Catalogue(), init=False, repaint=False)
@@ -94,6 +97,7 @@ class ModelPicker(ModalScreen[str | None]):
         self._note = Static(id="picker-note", markup=False)
         self._keys = KeyBar()
         self._asked: Asked | None = None  # of the highlighted model, not yet answered
+        self._is_typing = False  # a letter went to the filter, and the focus is on its way there
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
@@ -146,12 +150,19 @@ class ModelPicker(ModalScreen[str | None]):
 
     def _show_detail(self) -> None:
         row = self._list.row
-        lines = ["no model has these words in its name"] if row is None else self._lines(row)
+        lines = self._no_lines() if row is None else self._lines(row)
         self._detail.update("\n".join(lines))
         note = self._hub_text()
         self._note.update(note)
         self._note.display = bool(note)
         self._keys.hints = self._hints(row)
+
+    def _no_lines(self) -> list[str]:
+        """What is told while nothing in the lists is meant."""
+        lines = ["no model has these words in its name"]
+        if self._typed_name is not None:
+            lines.append("enter loads it as what it is: a folder, a .gguf file, or a hub id (owner/name)")
+        return lines
 
     def _lines(self, row: Row) -> list[str]:
         """What is told of the highlighted model: three lines, more while devices load it."""
@@ -190,11 +201,15 @@ class ModelPicker(ModalScreen[str | None]):
             case Asked.LOAD:
                 return (Hint("picker.load", "downloads and loads it"), Hint("picker.close", "leaves it"))
         close = Hint("picker.close", "clears the filter" if self._wanted else "closes")
+        is_written = self._filter_box.has_focus
         if row is None:
-            asks = (Hint("picker.load", "asks it in the chat"),) if self._is_question else ()
-            return (*asks, _FILTER, close)
+            does = "asks it in the chat" if self._is_question else "loads it" if self._typed_name else None
+            enter = () if does is None else (Hint("picker.load", does),)
+            return (*enter, close) if is_written else (*enter, _FILTER, close)
         stays = row.is_loaded or row.arrival is not None
         hints = [Hint("picker.load", "goes on with it" if stays else "loads")]
+        if is_written:  # where letters are no keys
+            return (*hints, Hint("picker.list", "to the list"), close)
         if row.transfer is not None:
             hints.append(Hint("picker.download", "stops fetching"))
         elif not row.entry.is_here:
@@ -205,14 +220,21 @@ class ModelPicker(ModalScreen[str | None]):
 
     @property
     def _is_question(self) -> bool:
-        return bool(self._intro and self._wanted) and self._list.row is None
+        is_meant = bool(self._intro and self._wanted) and self._typed_name is None
+        return is_meant and self._list.row is None
+
+    @property
+    def _typed_name(self) -> str | None:
+        """What stands in the filter, if it can be a model that no list has."""
+        name = self._wanted
+        return name if "/" in name and " " not in name and self._list.row is None else None
 
     def _can_download(self, row: Row | None) -> bool:
         return row is not None and download_question(row, self.catalogue.room)[1]
 
     def _hub_text(self) -> str:
         """What is going on behind the list, if anything is."""
-        if self.catalogue.is_searching:
+        if self.catalogue.is_searching and self._wanted:
             return f"searching the hub for {self._wanted} …"
         if self.catalogue.problem is not None and self._wanted:
             return self.catalogue.problem
@@ -221,29 +243,37 @@ class ModelPicker(ModalScreen[str | None]):
     # --- keys -------------------------------------------------------------------------------------------
 
     def on_key(self, event: Key) -> None:
-        """Up and down move the list from the filter, too; letters that mean nothing in the list start it."""
+        """Up and down lead from the filter to the list; what means nothing there goes on with the filter."""
         bound = self.active_bindings.get(event.key)
         answers = bound is not None and (bound.binding.id or "").startswith("picker.")
         if self._asked is not None and not answers:
             self._ask(None)
+        filter_ = self._filter_box
         if self._list.has_focus:
-            begun = bool(self._filter_box.value) and event.is_printable  # the focus has not moved yet
+            begun = self._is_typing and event.is_printable
             if event.character is not None and (begun or (bound is None and event.character.isalnum())):
                 event.stop()
                 event.prevent_default()
-                filter_ = self._filter_box
-                filter_.focus()
+                self.action_filter()
                 filter_.insert_text_at_cursor(event.character)
+            elif event.key == "backspace" and filter_.value:
+                event.stop()
+                self.action_filter()
+                filter_.action_delete_left()
         elif event.key in ("up", "down"):
             event.stop()
+            self._list.focus()
             self._list.action_move(-1 if event.key == "up" else 1)
+
+    def on_descendant_focus(self) -> None:
+        self._is_typing = self._is_typing and self._list.has_focus
+        self._show_detail()
 
     @on(Input.Changed, "#picker-filter")
     def _filter(self, event: Input.Changed) -> None:
         self._show()
         words = event.value.strip()
-        if len(words) >= _SEARCH_FROM:
-            self._librarian.search(words)
+        self._librarian.search(words if len(words) >= _SEARCH_FROM else "")
 
     @on(Input.Submitted, "#picker-filter")
     def _submitted(self) -> None:
@@ -258,7 +288,11 @@ class ModelPicker(ModalScreen[str | None]):
             self._ask(None)
 
     def action_filter(self) -> None:
+        self._is_typing = True
         self._filter_box.focus()
+
+    def action_list(self) -> None:
+        (self._filter_box if self._list.has_focus else self._list).focus()
 
     def action_leave(self) -> None:
         filter_ = self._filter_box
@@ -276,6 +310,8 @@ class ModelPicker(ModalScreen[str | None]):
         if row is None:
             if self._is_question:
                 self.dismiss(self._wanted)
+            elif (name := self._typed_name) is not None:
+                self._load(str(Path(name).expanduser()) if name.startswith("~") else name)
             return
         is_coming = row.is_loaded or row.arrival is not None
         match asked:
@@ -284,18 +320,18 @@ class ModelPicker(ModalScreen[str | None]):
             case None if not row.entry.is_here and row.transfer is None:
                 self._ask(Asked.LOAD)
             case None:
-                self._load(row)
+                self._load(row.entry.id)
             case Asked.LOAD if self._can_download(row):
-                self._load(row)
+                self._load(row.entry.id)
             case Asked.DOWNLOAD if self._can_download(row):
                 self._librarian.download(row.entry.id)
                 self._ask(None)
             case _:
                 self._ask(None)
 
-    def _load(self, row: Row) -> None:
+    def _load(self, model: str) -> None:
         self.dismiss()
-        self._librarian.load(row.entry.id)
+        self._librarian.load(model)
 
     def action_download(self) -> None:
         """Ask before fetching; stop what is fetched."""
@@ -319,5 +355,9 @@ class ModelPicker(ModalScreen[str | None]):
         if self._asked is Asked.DELETE:
             self._librarian.delete(row.entry.id)
             self._ask(None)
+        elif row.is_loaded or row.arrival is not None:
+            self.notify(f"{row.entry.id} is loaded: load another one first.", markup=False)
+        elif not row.entry.here_bytes:
+            self.notify(f"{row.entry.id} is not on this machine.", markup=False)
         else:
             self._ask(Asked.DELETE)

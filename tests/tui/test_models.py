@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textual.events import Key
 from textual.pilot import Pilot
@@ -21,7 +21,7 @@ from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, fit_text
 from dnet_tui.pace import Timing
 from dnet_tui.screens.models import ModelPicker
-from dnet_tui.state import Loading, Ready
+from dnet_tui.state import Loading, Ready, Unusable
 from dnet_tui.widgets.model_list import ModelList
 from tests.fake_coordinator import FakeCoordinator
 from tests.tui.conftest import MODEL, OpenDesk
@@ -345,8 +345,12 @@ async def test_x_asks_before_it_deletes() -> None:
         await desk.pilot.press("x", "x")
         await desk.until(lambda: not any(e.id.endswith("GLM-4.6-4bit") for e in desk.picker.catalogue.here))
         await desk.choose(LLAMA)
-        await desk.pilot.press("x", "x")
+        await desk.pilot.press("x")
         await desk.until(lambda: any("is loaded: load another" in n.message for n in desk.app._notifications))
+        assert "x again deletes" not in desk.text()
+        await desk.choose("mlx-community/GLM-4.6-4bit")
+        await desk.pilot.press("x")
+        await desk.until(lambda: any("not on this machine" in n.message for n in desk.app._notifications))
 
 
 async def test_typing_filters_and_asks_the_hub() -> None:
@@ -401,6 +405,64 @@ async def test_what_busy_devices_could_not_say_is_asked_again_when_they_are_read
         await desk.until(lambda: len(desk.picker.catalogue.fits) == 11)
         await desk.pilot.pause()
         assert "fits ·" in desk.text()
+
+
+async def test_a_model_that_was_filtered_is_fetched_with_keys_and_hints_say_where_letters_are_keys() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.pilot.press(*"qwen3-8")
+        assert "enter loads · tab to the list · esc clears the filter" in desk.text()
+        assert "downloads only" not in desk.text(), "d is typed here"
+        await desk.pilot.press("tab")
+        await desk.pilot.pause()
+        assert "d downloads only" in desk.text()
+        desk.sand.flows.clear()
+        await desk.pilot.press("d")
+        assert desk.picker.query_one(Input).value == "qwen3-8"
+        await desk.pilot.press("enter")
+        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.pilot.press("backspace", "4")
+        assert desk.picker.query_one(Input).value == "qwen3-4", (
+            "what means nothing in the list goes on with it"
+        )
+
+
+async def test_a_folder_or_an_id_that_no_list_has_is_loaded_as_it_is_typed() -> None:
+    async with table() as desk:
+        remembered: list[str] = []
+        desk.app._services = replace(desk.app._services, remember=remembered.append)
+        await desk.open()
+        await desk.pilot.press("slash", *"./no/such/model")
+        assert "enter loads it · esc clears the filter" in desk.text()
+        await desk.pilot.press("enter")
+        await desk.until(lambda: isinstance(desk.app.view.model, Unusable))
+        assert desk.app.view.model_name == "./no/such/model"
+        assert remembered == [], "the next start does not fail for it"
+        await desk.open()
+        await desk.choose("smollm2-135m-instruct")
+        await desk.pilot.press("enter")
+        await desk.until(lambda: isinstance(desk.app.view.model, Ready))
+        assert remembered == ["smollm2-135m-instruct"]
+
+
+async def test_nothing_is_searched_for_when_the_filter_is_cleared() -> None:
+    async with table() as desk:
+        asked = asyncio.Event()
+
+        async def slow(words: str) -> tuple[()]:
+            asked.set()
+            await asyncio.Event().wait()
+            return ()
+
+        desk.demo.library.search = slow  # type: ignore[method-assign]
+        await desk.open()
+        await desk.pilot.press(*"qwen")
+        await asyncio.wait_for(asked.wait(), 30)
+        assert "searching the hub for qwen" in desk.text()
+        await desk.pilot.press("escape")
+        await desk.until(lambda: not desk.picker.catalogue.is_searching)
+        await desk.pilot.pause()
+        assert "searching the hub" not in desk.text()
 
 
 async def test_words_typed_fast_reach_the_filter_whole() -> None:
