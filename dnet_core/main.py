@@ -16,7 +16,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.doctor import main as doctor
 from dnet_core.errors import DnetError
 from dnet_core.loading import LoadedModel
-from dnet_core.option_types import add_endpoint_options, at_least_one, one_of
+from dnet_core.option_types import add_endpoint_options, one_of
 from dnet_core.settings import read_keys
 from dnet_core.store.catalog import SAMPLE_ID
 from dnet_core.tasks import TaskScope
@@ -80,20 +80,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="ORIGIN",
         help="web pages of this origin may use it, like https://chat.example ('*': all; default: none)",
-    )
-    http.add_argument(
-        "--sessions",
-        type=at_least_one,
-        default=4,
-        metavar="N",
-        help="answers that are generated at once (default: %(default)s)",
-    )
-    http.add_argument(
-        "--waiting",
-        type=at_least_one,
-        default=64,
-        metavar="N",
-        help="requests that may wait for their turn; more are told to come back (default: %(default)s)",
     )
     http.add_argument(
         "--queue",

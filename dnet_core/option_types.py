@@ -13,6 +13,9 @@ from typing import TypeVar
 
 MAX_NAME_BYTES = 50
 
+SESSIONS, WAITING = 4, 64
+"""Answers generated at once, and requests that may wait for their turn, unless asked otherwise."""
+
 _MOST = 10**9
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -64,7 +67,7 @@ def one_of(words: type[_Word]) -> Callable[[str], _Word]:
 
 
 def add_endpoint_options(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
-    """Add the group of options that say where the OpenAI endpoint listens and who may use it."""
+    """Add the group of options on where the OpenAI endpoint listens, who may use it, how many at once."""
     http = parser.add_argument_group(title)
     http.add_argument(
         "--host",
@@ -84,5 +87,19 @@ def add_endpoint_options(parser: argparse.ArgumentParser, title: str) -> argpars
         type=Path,
         metavar="FILE",
         help="API keys, one per line; requests need one of them (also: DNET_API_KEYS=key,key)",
+    )
+    http.add_argument(
+        "--sessions",
+        type=at_least_one,
+        default=SESSIONS,
+        metavar="N",
+        help="answers that are generated at once (default: %(default)s)",
+    )
+    http.add_argument(
+        "--waiting",
+        type=at_least_one,
+        default=WAITING,
+        metavar="N",
+        help="requests that may wait for their turn; more are told to come back (default: %(default)s)",
     )
     return http

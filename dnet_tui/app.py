@@ -32,7 +32,7 @@ from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
 from dnet_tui.holders import Holders, hold
-from dnet_tui.keys import EVERYWHERE, Owner
+from dnet_tui.keys import EVERYWHERE, Owner, key_text
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
@@ -47,7 +47,7 @@ from dnet_tui.widgets.status_line import StatusLine
 from dnet_tui.work import work_on
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
-_CANCELLED = "loading was cancelled: ctrl+o chooses a model, ctrl+r loads this one"
+_CANCELLED = "loading was cancelled"
 _NARROW_KEYS = (
     Hint("app.help", "help"),
     Hint("chat.stop", "stop"),
@@ -229,7 +229,8 @@ class DnetApp(PlanApp):
             self._loader.cancel()
         else:
             self._asked_to_cancel = True
-            self.notify(f"esc again cancels loading {self._model}", markup=False)
+            again = key_text(self, "chat.stop")
+            self.notify(f"{again} again cancels loading {self._model}", markup=False)
 
     @work(group="load")
     async def _load_after(self, before: Worker[None] | None, plan: Solution | None) -> None:
@@ -348,7 +349,8 @@ class DnetApp(PlanApp):
             self._status.spin = self._spin
             self.tick_picker()
         self.conversation.spin = self._spin
-        self._strip.is_dimmed = int(self._timing.clock() / BLINK_S) % 2 == 1
+        if self._timing.animates:
+            self._strip.is_dimmed = int(self._timing.clock() / BLINK_S) % 2 == 1
 
     # --- keys -------------------------------------------------------------------------------------------
 

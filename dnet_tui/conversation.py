@@ -26,14 +26,15 @@ from dnet_tui.answer import LiveAnswer
 from dnet_tui.chat import Answering, ChatSettings, Failed, Queued, Reading, Turn, asked, request_for
 from dnet_tui.code import code_blocks
 from dnet_tui.history import History, SavedChat
+from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.record import ChatRecord
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.widgets.send_key import Deed, SendKey
 
-_WHEN_READY = "sends when ready · esc takes it back"
-_WHEN_OVER = "sends when this answer ends · esc takes it back"
+_WHEN_READY = "sends when ready"
+_WHEN_OVER = "sends when this answer ends"
 
 
 class RingModel(Protocol):
@@ -97,13 +98,20 @@ class Conversation(Vertical):
             self._show_answer, timing.stream_s, timing.clock, self.set_timer, self.call_after_refresh
         )
         self._chat = ChatLog()
-        self.prompt = Prompt(blink=timing.blink)
+        self.prompt = Prompt()
         self._send_key = SendKey()
 
     def compose(self) -> ComposeResult:
         yield self._chat
         yield self.prompt
         yield self._send_key
+
+    def on_mount(self) -> None:
+        when_keys_change(self, self._show_editing)
+
+    @property
+    def _stop_key(self) -> str:
+        return key_text(self.app, "chat.stop")
 
     # --- what its owner tells it ------------------------------------------------------------------------
 
@@ -139,10 +147,10 @@ class Conversation(Vertical):
     def _send(self, message: Prompt.Sent) -> None:
         message.stop()
         if self._waiting is not None:
-            self.notify("One message waits already; esc takes it back.", severity="warning")
+            self.notify(f"One message waits already; {self._stop_key} takes it back.", severity="warning")
             return
         if self._editing is not None and self._answer is not None:
-            self.notify("This answer is still being written; esc stops it.", severity="warning")
+            self.notify(f"This answer is still being written; {self._stop_key} stops it.", severity="warning")
             return
         self.prompt.remember(message.text)
         self.prompt.put("")
@@ -255,7 +263,8 @@ class Conversation(Vertical):
     def _cut(self, num_turns: int) -> None:
         """Drop the turns from `num_turns` on; the history keeps the chat as it was if they say anything."""
         if self._record.cut(self.turns, num_turns):
-            self.notify("The chat as it was stays in the history (ctrl+f).")
+            key = key_text(self.app, "chat.history")
+            self.notify(f"The chat as it was stays in the history ({key}).")
         self.turns = self.turns[:num_turns]
 
     # --- what is shown ----------------------------------------------------------------------------------
@@ -356,7 +365,7 @@ class Conversation(Vertical):
         """Answer the last question again; without a model, ask for one."""
         ring = self._ring()
         if self._answer is not None:
-            self.notify("This answer is still being written; esc stops it.", severity="warning")
+            self.notify(f"This answer is still being written; {self._stop_key} stops it.", severity="warning")
         elif self.turns and ring is not None:
             self._ask(ring)
         elif self.turns or self.problem is not None:
@@ -374,15 +383,19 @@ class Conversation(Vertical):
         if self._editing is None:
             self._draft = self.prompt.text
         self._editing = index
-        self.prompt.border_title = f"editing question {index + 1} · esc leaves it as it is"
+        self._show_editing()
         self.prompt.put(self.turns[index].prompt)
         self.prompt.focus()
+
+    def _show_editing(self) -> None:
+        at, leaves = self._editing, f"{self._stop_key} leaves it as it is"
+        self.prompt.border_title = None if at is None else f"editing question {at + 1} · {leaves}"
 
     def _end_edit(self) -> None:
         """What was being written before stands in the prompt again."""
         if self._editing is not None:
             self._editing = None
-            self.prompt.border_title = None
+            self._show_editing()
             self.prompt.put(self._draft)
 
     def edit_pointed(self) -> None:

@@ -7,7 +7,7 @@ prompt, log  hold while that part has the focus, beside those of everywhere
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +15,13 @@ from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.keys import format_key
+from textual.signal import Signal
+from textual.widgets import TextArea
 
 EVERYWHERE = "everywhere"
+_WRITING = frozenset(k.strip() for b in TextArea.BINDINGS if isinstance(b, Binding) for k in b.key.split(","))
+"""Keys that move and edit in the prompt, where nothing else hears them."""
+_AROUND = frozenset({"tab", "shift+tab"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,9 @@ def key_of(binding: Binding, owner: Owner) -> Key:
 
 @runtime_checkable
 class Keyed(Protocol):
-    """An app that knows its keys as they are now."""
+    """An app that knows its keys as they are now, and tells when they have changed."""
+
+    keys_changed: Signal[None]
 
     def first_key(self, binding_id: str) -> str: ...
 
@@ -68,6 +75,12 @@ def key_text(app: App[Any], binding_id: str) -> str:
     """`d`, `ctrl+o`, `esc`: the first of the keys that do it now."""
     assert isinstance(app, Keyed), "only such apps have screens with keys"
     return keys_text(app.first_key(binding_id))
+
+
+def when_keys_change(node: DOMNode, show: Callable[[], object]) -> None:
+    """Call `show` each time a key was changed, as long as `node`, which names keys, is mounted."""
+    assert isinstance(node.app, Keyed), "only such apps have widgets with keys"
+    node.app.keys_changed.subscribe(node, lambda _: show())
 
 
 def keys_now(key: Key, changed: Mapping[str, str]) -> str:
@@ -100,6 +113,8 @@ def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str
     if of.is_typed and new not in of.keys.split(",") and len(format_key(new)) == 1 and "+" not in new:
         where = "into the prompt" if of.scope == EVERYWHERE else of.scope
         return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
+    if of.scope == EVERYWHERE and new not in of.keys.split(",") and new in _WRITING | _AROUND:
+        return f"{keys_text(new)} moves or edits in the prompt: take another"
     for other in all_keys:
         if other.id == of.id:
             continue

@@ -24,7 +24,7 @@ from dnet_core.cluster_options import ClusterOptions
 from dnet_core.demo import models
 from dnet_core.demo.endpoint import demo_endpoint
 from dnet_core.files import replace_text
-from dnet_core.settings import paths
+from dnet_core.settings import is_over_ssh, paths
 from dnet_core.types.devices import Peer
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatOverrides
@@ -32,7 +32,7 @@ from dnet_tui.cluster import Cluster
 from dnet_tui.history import History
 from dnet_tui.main import SAMPLE_MODEL
 from dnet_tui.marker import Marker
-from dnet_tui.pace import Timing
+from dnet_tui.pace import OVER_SSH, Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.preferences import load_preferences
 from dnet_tui.screens.findings import Finding
@@ -64,12 +64,6 @@ def run_app(
         async with module.Coordinator(options) as coordinator:
             yield coordinator
 
-    @asynccontextmanager
-    async def open_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
-        api = await asyncio.to_thread(import_module, "dnet_core.api.app")
-        async with api.endpoint(cluster, wish.host, wish.port, wish.api_keys) as served:
-            yield served
-
     async def examine() -> Sequence[Finding]:
         doctor = await asyncio.to_thread(import_module, "dnet_core.doctor.main")
         findings: Sequence[Finding] = await doctor.examine("dnet-tui", options)
@@ -88,7 +82,21 @@ def run_app(
     model = model or remembered or SAMPLE_MODEL
     marker = Marker(paths().data / "running")
     personal = replace(_personal(overrides, keeps_chats=True), was_killed=marker.begin())
-    return _run(DnetApp(open_cluster, model, personal, services=services), marker)
+    return _run(DnetApp(open_cluster, model, personal, timing_here(), services), marker)
+
+
+@asynccontextmanager
+async def open_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
+    """Serve OpenAI clients from the real coordinator `cluster`. Raises what `dnet_core.api.app` raises."""
+    api = await asyncio.to_thread(import_module, "dnet_core.api.app")
+    options = api.EndpointOptions(wish.sessions, wish.waiting)
+    async with api.endpoint(cluster, wish.host, wish.port, wish.api_keys, options) as served:
+        yield served
+
+
+def timing_here() -> Timing:
+    """How often things are drawn where this person sits."""
+    return OVER_SSH if is_over_ssh() else Timing()
 
 
 def _read_model(path: Path) -> str | None:
@@ -111,7 +119,7 @@ def run_demo(
 ) -> tuple[str | None, int]:
     """Run the app over simulated Macs; otherwise like `run_app`."""
     personal = _personal(overrides, keeps_chats=False)
-    return _run(demo_app(num_macs, model, personal, log_file=log_file))
+    return _run(demo_app(num_macs, model, personal, timing_here(), log_file))
 
 
 def _personal(overrides: ChatOverrides, *, keeps_chats: bool) -> Personal:

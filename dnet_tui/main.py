@@ -62,8 +62,8 @@ def options_parser() -> argparse.ArgumentParser:
         help=f"try the screen with 1 to {MOST_MACS} simulated Macs; nothing is loaded or sent",
     )
     add_cluster_options(parser)
-    add_endpoint_options(parser, "the OpenAI endpoint (F4)")
-    chat = parser.add_argument_group("new chats (else as set with F2)")
+    add_endpoint_options(parser, "the OpenAI endpoint beside the chat")
+    chat = parser.add_argument_group("new chats (else as in the settings)")
     chat.add_argument("--system", metavar="TEXT", help="system prompt of new chats")
     chat.add_argument(
         "--temperature",
@@ -104,6 +104,12 @@ def chat_overrides(options: argparse.Namespace) -> ChatOverrides:
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
+
+
+def endpoint_wish(options: argparse.Namespace) -> EndpointWish:
+    """Read the endpoint's options. Raises StartError for keys that cannot be read."""
+    keys = read_keys(options.api_key_file)
+    return EndpointWish(options.host, options.http_port, keys, options.sessions, options.waiting)
 
 
 @contextmanager
@@ -150,7 +156,7 @@ def main() -> NoReturn:
     try:
         overrides = chat_overrides(options)
         cluster = read_cluster_options(options)
-        endpoint = EndpointWish(options.host, options.http_port, read_keys(options.api_key_file))
+        endpoint = endpoint_wish(options)
     except (ValueError, StartError) as error:
         parser.error(str(error))
     if cluster.local_shards == 0 and not cluster.looks_around:

@@ -28,6 +28,12 @@ class Timing:
     """Whether what stands once the screen, a model, an answer is there is left out of garbage collections."""
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = datetime.now  # of the day, for people
+    animates: bool = True
+    """Whether what moves is shown on its way, and slow devices blink."""
+
+
+OVER_SSH = Timing(view_s=1.0, panels_s=1.0, tick_s=1.0, blink=False, animates=False)
+"""Where every cell that changes is sent over a network; the text of an answer flows as ever."""
 
 
 class SetTimer(Protocol):

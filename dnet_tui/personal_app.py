@@ -15,12 +15,15 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.events import DescendantFocus
+from textual.signal import Signal
+from textual.widgets import Input, TextArea
 
 from dnet_tui.chat import ChatSettings
 from dnet_tui.clipboard import copy_text, uses_pbcopy
 from dnet_tui.conversation import Conversation, Ring
 from dnet_tui.history import ChatSummary, History, HistoryError
-from dnet_tui.keys import EVERYWHERE, Key, Owner, clash, key_of, keys_now, keys_text, own_bindings
+from dnet_tui.keys import EVERYWHERE, Key, Owner, clash, key_of, key_text, keys_now, own_bindings
 from dnet_tui.pace import Timing
 from dnet_tui.preferences import THEMES, Preferences, save_preferences
 from dnet_tui.screens.ask import AskScreen
@@ -94,6 +97,9 @@ class PersonalApp(App[None], inherit_bindings=False):
         self._personal = personal
         self.preferences = personal.preferences
         self._timing = timing
+        if not timing.animates:
+            self.animation_level = "none"
+        self.keys_changed = Signal[None](self, "keys changed")
         self._pressed_s: float | None = None  # when ctrl+c was pressed last, for nothing
         self.help_notes = ""
         settings = personal.override(personal.preferences.chat)
@@ -152,7 +158,7 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     def _tell_recovered(self, newest: tuple[ChatSummary, ...]) -> None:
         """Say what is left of a session that was killed."""
-        key = keys_text(self.first_key("chat.history"))
+        key = key_text(self, "chat.history")
         kept = f" '{newest[0].title}' is kept as far as it was written: {key} opens it." if newest else ""
         self._tell_history(f"dnet-tui was killed the last time.{kept}")
 
@@ -162,6 +168,12 @@ class PersonalApp(App[None], inherit_bindings=False):
             message, title="History", severity="error" if is_error else "warning", timeout=20, markup=False
         )
 
+    @on(DescendantFocus)
+    def _calm_cursor(self, event: DescendantFocus) -> None:
+        """Cursors blink only where something may be drawn by itself, those of Textual's palette, too."""
+        if isinstance(event.widget, Input | TextArea):
+            event.widget.cursor_blink = self._timing.blink
+
     # --- settings ---------------------------------------------------------------------------------------
 
     def _apply(self, preferences: Preferences) -> None:
@@ -169,6 +181,7 @@ class PersonalApp(App[None], inherit_bindings=False):
         self.preferences = preferences.model_copy(update={"keys": keys})
         self.theme = THEMES[preferences.theme]
         self.set_keymap(keys)
+        self.keys_changed.publish(None)
         self.conversation.unfolds = preferences.show_thoughts
         self.conversation.take_defaults(self._personal.override(preferences.chat))
 
@@ -322,7 +335,7 @@ class PersonalApp(App[None], inherit_bindings=False):
             self.exit()
         else:
             self._pressed_s = now_s
-            self.notify("ctrl+c again quits.", timeout=_TWICE_S)
+            self.notify(f"{key_text(self, 'app.copy')} again quits.", timeout=_TWICE_S)
 
     async def action_quit(self) -> None:
         reasons = self.what_stops()

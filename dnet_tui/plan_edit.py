@@ -54,7 +54,7 @@ def grow(edit: Edit, slot: int, count: int) -> Edit:
     step = min(abs(count), most)
     if step == 0:
         name = edit.path[other if count > 0 else slot][0]
-        raise NoStep(f"{name} has only one layer here: x leaves it out")
+        raise NoStep(f"{name} has only one layer here: leave it out instead")
     boundary = edit.path[slot][1].start if is_last else edit.path[slot][1].stop
     return move_boundary(edit, min(slot, other), boundary + step * (1 if (count > 0) != is_last else -1))
 

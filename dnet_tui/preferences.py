@@ -37,7 +37,7 @@ class Preferences(BaseModel):
         default=False, description="Show what models think before they answer, unfolded."
     )
     save_history: bool = Field(
-        default=True, description="Keep chats on this machine, for ctrl+f. From the next start on."
+        default=True, description="Keep chats on this machine. From the next start on."
     )
     reopen_last_chat: bool = Field(default=False, description="Begin with the chat that was open last.")
     export_folder: str = Field(default="", description="Where exported chats go; empty: beside the history.")

@@ -26,7 +26,7 @@ from dnet_tui.catalogue import Catalogue
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Ring
 from dnet_tui.holders import Holders
-from dnet_tui.keys import EVERYWHERE, Owner
+from dnet_tui.keys import EVERYWHERE, Owner, key_text
 from dnet_tui.librarian import Library, ModelLibrarian
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal, PersonalApp
@@ -56,8 +56,8 @@ SERVICE_BINDINGS: list[BindingType] = [
 Panel = TypeVar("Panel", bound=Screen[Any])
 
 _WELCOME = (
-    "Welcome. A small sample model is being loaded: esc goes to the chat, and a question typed here is asked"
-    " there. Larger models answer better; what fits is computed for the devices that are here."
+    "Welcome. A small sample model is being loaded: {chat} goes to the chat, and a question typed here is"
+    " asked there. Larger models answer better; what fits is computed for the devices that are here."
 )
 
 
@@ -129,7 +129,7 @@ class ServiceApp(PersonalApp):
     def open_models(self, intro: str = "") -> None:
         """Show the model picker, below `intro`."""
         if self._top(ModelPicker) is None:
-            picker = ModelPicker(self._librarian, self._librarian.catalogue, intro, blink=self._timing.blink)
+            picker = ModelPicker(self._librarian, self._librarian.catalogue, intro)
             self.push_screen(picker, self._close_models)
             self._librarian.open()
 
@@ -233,9 +233,9 @@ class ServiceApp(PersonalApp):
         if self._services.is_first_use:
             self.remember_model(model)
             if self.conversation.is_begun:  # whoever types already is not interrupted
-                self.notify("ctrl+o offers better models than the sample.")
+                self.notify(f"{key_text(self, 'model.pick')} offers better models than the sample.")
             else:
-                self.open_models(_WELCOME)
+                self.open_models(_WELCOME.format(chat=key_text(self, "picker.close")))
 
     def remember_model(self, model: str) -> None:
         """Load `model` at the next start, unless another is asked for."""
@@ -246,7 +246,9 @@ class ServiceApp(PersonalApp):
         if self._cluster is None:
             return
         if self.conversation.is_answering:
-            self.notify("An answer is being written: esc stops it, then F5 measures.", severity="warning")
+            stops, measures = key_text(self, "chat.stop"), key_text(self, "cluster.measure")
+            text = f"An answer is being written: {stops} stops it, then {measures} measures."
+            self.notify(text, severity="warning")
             return
         self._cluster.forget_measurements()
         self.reload()

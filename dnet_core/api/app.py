@@ -27,6 +27,7 @@ from dnet_core.api.stream import HEARTBEAT_S
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import DnetError
+from dnet_core.option_types import SESSIONS, WAITING
 from dnet_core.tasks import TaskScope
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,8 @@ class EndpointOptions:
     `heartbeat_s`.
     """
 
-    sessions: int = 4
-    waiting: int = 64
+    sessions: int = SESSIONS
+    waiting: int = WAITING
     policy: QueuePolicy = QueuePolicy.FAIR
     origins: tuple[str, ...] = ()
     heartbeat_s: float = HEARTBEAT_S

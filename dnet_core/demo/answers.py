@@ -59,8 +59,7 @@ _PLAIN = """\
 This is a demonstration: no model runs and nothing leaves this machine. The devices are simulated, their \
 plan is the real solver's, and the times are those that such Macs would take.
 
-Try to **lose a device** (ctrl+p, then *Demo*), load another model with ctrl+o, or move layers by \
-hand in the plan.
+Try to **lose a device** (*Demo* in the palette), load another model, or move layers by hand in the plan.
 """
 
 _PARIS = "The capital of France is **Paris**."

@@ -20,6 +20,7 @@ from textual.widgets.option_list import Option
 
 from dnet_tui.export import write_export
 from dnet_tui.history import ChatSummary, History, HistoryError
+from dnet_tui.keys import key_text
 from dnet_tui.screens.ask import AskScreen
 from dnet_tui.units import ago_text
 from dnet_tui.widgets.key_bar import Hint, KeyBar
@@ -194,7 +195,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
             return
         self._deleted.append(chat.id)
         await self._change(self._history.delete(chat.id))
-        self._say(f"'{chat.title}' is deleted; u brings it back.")
+        self._say(f"'{chat.title}' is deleted; {key_text(self.app, 'history.undo')} brings it back.")
 
     def action_undo(self) -> None:
         self._undo()

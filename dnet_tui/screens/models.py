@@ -80,9 +80,7 @@ class ModelPicker(ModalScreen[str | None]):
     catalogue: reactive[Catalogue] = reactive(Catalogue(), init=False, repaint=False)
     now_s: reactive[float] = reactive(0.0, init=False, repaint=False)
 
-    def __init__(
-        self, librarian: Librarian, catalogue: Catalogue, intro: str = "", *, blink: bool = True
-    ) -> None:
+    def __init__(self, librarian: Librarian, catalogue: Catalogue, intro: str = "") -> None:
         super().__init__()
         self.set_reactive(ModelPicker.catalogue, catalogue)
         self._librarian = librarian
@@ -92,7 +90,6 @@ class ModelPicker(ModalScreen[str | None]):
             id="picker-filter",
             select_on_focus=False,
         )
-        self._filter_box.cursor_blink = blink
         self._detail = Static(id="picker-detail", markup=False)
         self._note = Static(id="picker-note", markup=False)
         self._keys = KeyBar()

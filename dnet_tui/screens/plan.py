@@ -95,7 +95,7 @@ class PlanScreen(ModalScreen[Solution | None]):
         Binding("plus,equals_sign", "keep(1)", "Keep", key_display="+", id="plan.keep",
                 tooltip="One layer more stays in memory"),
         Binding("x", "exclude", "Out/in", id="plan.exclude", tooltip="Leave the device out, or take it in"),
-        Binding("p", "pin", "Pin", id="plan.pin", tooltip="Keep its layers when x plans anew"),
+        Binding("p", "pin", "Pin", id="plan.pin", tooltip="Keep its layers when the others are planned anew"),
         Binding("u", "undo", "Undo", id="plan.undo"),
         Binding("a", "automatic", "Auto", id="plan.automatic", tooltip="The plan that the solver finds best"),
         Binding("enter", "apply", "Load", key_display="⏎", id="plan.apply", tooltip="Load the model so"),

@@ -20,7 +20,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from dnet_tui.activity import LogLine, Tone
-from dnet_tui.keys import key_text
+from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.look import Look, look_of
 from dnet_tui.widgets.device_card import wrapped
 from dnet_tui.widgets.paint import Piece, row
@@ -168,6 +168,7 @@ class ActivityLog(Vertical):
     def on_mount(self) -> None:
         self._filter.display = False
         self._show()
+        when_keys_change(self, self._show)
 
     def watch_lines(self) -> None:
         if self.is_mounted:

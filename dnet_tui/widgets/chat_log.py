@@ -30,16 +30,12 @@ from textual.timer import Timer
 from dnet_tui.blocks import Renderer
 from dnet_tui.chat import Failed, Turn
 from dnet_tui.code import code_blocks
-from dnet_tui.keys import key_text
+from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.look import look_of
 from dnet_tui.widgets.deeds import Deed, deed_at, deeds_text
 from dnet_tui.widgets.selecting import selected_line, selected_text, word_at
 from dnet_tui.widgets.turn import Pointer, TurnLines
 
-HINT = (
-    "Ask anything. The answer comes from the devices above, nothing leaves them.\n"
-    "enter sends · ctrl+j starts a new line · F1 shows every key"
-)
 NUM_RENDERED = 20
 """So many of the newest turns are rendered at first, and so many more when the view comes near their top."""
 _NEAR_LINES = 3
@@ -111,6 +107,15 @@ class ChatLog(ScrollView, can_focus=True):
         self._painted_lines: dict[int, tuple[Strip, Style, int, Strip]] = {}
         self._polishing: Timer | None = None
 
+    def on_mount(self) -> None:
+        when_keys_change(self, self._show_keys)
+
+    def _show_keys(self) -> None:
+        if self._width:
+            self._below = self._render_below()
+            self._resized(follow=self._is_at_end)
+            self.refresh()
+
     # --- what changes -----------------------------------------------------------------------------------
 
     def watch_turns(self, old: tuple[Turn, ...], new: tuple[Turn, ...]) -> None:
@@ -131,10 +136,7 @@ class ChatLog(ScrollView, can_focus=True):
             self._refresh_lines(self._start(len(self._lines) - 1) + self._lines[-1].foot_y, 1)
 
     def watch_problem(self) -> None:
-        if self._width:
-            self._below = self._render_below()
-            self._resized(follow=self._is_at_end)
-            self.refresh()
+        self._show_keys()
 
     def watch_unfolds(self, unfolds: bool) -> None:
         for lines in self._lines:
@@ -174,7 +176,6 @@ class ChatLog(ScrollView, can_focus=True):
 
     def _replace(self, start: int, new: tuple[Turn, ...]) -> None:
         """Show `new`, whose turns before `start` are shown already."""
-        renderer = self._look()
         first_changed: int | None = None
         del self._lines[max(len(new) - self._first, 0) :]
         for index in range(start, len(new)):
@@ -189,7 +190,7 @@ class ChatLog(ScrollView, can_focus=True):
                     self._refresh_lines(changed, self._start(place) + height - changed)
             else:
                 first_changed = self._ends[-1] if self._ends and first_changed is None else first_changed or 0
-                self._lines.append(TurnLines(renderer, self._width, new[index], unfolded=self.unfolds))
+                self._lines.append(self._rendered(new[index]))
         self._measure()
         if first_changed is not None or len(new) < len(self._ends) + self._first:
             self._refresh_lines(first_changed or 0, self.virtual_size.height + self.size.height)
@@ -210,14 +211,10 @@ class ChatLog(ScrollView, can_focus=True):
 
     def _render_all(self) -> None:
         """Render the newest turns anew."""
-        renderer = self._look()
         self._first = min(self._first, max(len(self.turns) - NUM_RENDERED, 0))
         if not self._lines or len(self.turns) - self._first > 3 * NUM_RENDERED:
             self._first = max(len(self.turns) - NUM_RENDERED, 0)
-        self._lines = [
-            TurnLines(renderer, self._width, turn, unfolded=self.unfolds)
-            for turn in self.turns[self._first :]
-        ]
+        self._lines = [self._rendered(turn) for turn in self.turns[self._first :]]
         self._measure()
         self._below = self._render_below()
         self.refresh()
@@ -227,11 +224,7 @@ class ChatLog(ScrollView, can_focus=True):
         if self._first == 0 or self._width == 0:
             return
         first = max(self._first - NUM_RENDERED, 0)
-        renderer = self._look()
-        older = [
-            TurnLines(renderer, self._width, turn, unfolded=self.unfolds)
-            for turn in self.turns[first : self._first]
-        ]
+        older = [self._rendered(turn) for turn in self.turns[first : self._first]]
         self._first = first
         self._lines = [*older, *self._lines]
         self._measure()
@@ -239,15 +232,21 @@ class ChatLog(ScrollView, can_focus=True):
         self.scroll_to(y=self.scroll_y + sum(lines.height for lines in older), animate=False)
         self.refresh()
 
+    def _rendered(self, turn: Turn) -> TurnLines:
+        return TurnLines(self._look(), self._width, turn, self._key, unfolded=self.unfolds)
+
+    def _key(self, binding_id: str) -> str:
+        return key_text(self.app, binding_id)
+
     def _render_below(self) -> list[Strip]:
-        renderer = self._look()
+        renderer, key = self._look(), self._key
         if self.problem is not None:
-            text, style = (
-                f"✗ {self.problem}\n\nctrl+r tries again · ctrl+o chooses another model",
-                renderer.look.bad,
-            )
+            keys = f"{key('chat.again')} tries again · {key('model.pick')} chooses another model"
+            text, style = f"✗ {self.problem}\n\n{keys}", renderer.look.bad
         elif not self.turns:
-            text, style = HINT, renderer.look.dim
+            text = "Ask anything. The answer comes from the devices above, nothing leaves them.\n"
+            text += f"{key('prompt.send')} sends · {key('prompt.newline')} starts a new line · "
+            text, style = f"{text}{key('app.help')} shows every key", renderer.look.dim
         else:
             return []
         return renderer.text(text, style, self._width, pad=1)
@@ -305,7 +304,7 @@ class ChatLog(ScrollView, can_focus=True):
         """What can be done with the pointed turn: by its keys while they hold, else by mouse."""
 
         def deed(keys: str, does: str, do: Callable[[], object]) -> Deed:
-            named = " ".join(key_text(self.app, key) for key in keys.split())
+            named = " ".join(map(self._key, keys.split()))
             return Deed(f"{named} {does}" if self.has_focus else does, do)
 
         deeds = [

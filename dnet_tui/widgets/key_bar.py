@@ -15,7 +15,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from dnet_tui.keys import key_text, own_bindings
+from dnet_tui.keys import key_text, own_bindings, when_keys_change
 from dnet_tui.look import fg, look_of
 from dnet_tui.widgets.paint import Piece, row
 
@@ -53,6 +53,9 @@ class KeyBar(Widget):
         super().__init__(id=id)
         self._rows = rows
         self.set_reactive(KeyBar.hints, hints)
+
+    def on_mount(self) -> None:
+        when_keys_change(self, lambda: self.refresh(layout=True))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return max((placed.y + 1 for placed in self._placed(width)), default=1)

@@ -119,9 +119,7 @@ class PlanPanel(Panel):
         if old is not None and old.plan == state.loaded:
             ratio = new.tpot_s / old.prediction.tpot_s
             style = fg(look.success) if ratio < 0.995 else fg(look.warning) if ratio > 1.005 else look.dim
-            lines.append(
-                [("           ", look.dim), (_against(ratio), style), (" · enter loads it", look.dim)]
-            )
+            lines.append([("           ", look.dim), (_against(ratio), style)])
         return lines
 
 
@@ -167,7 +165,7 @@ def _row(state: PlanState, index: int, wide: bool, width: int, look: Look) -> Li
     pad = (" " * (13 - len(name[0])), Style())
     if row.slot is None:
         why = next((r.text for r in solution.reasons if r.peer == row.peer), "")
-        told = "left out by you · x takes it in" if row.peer in state.excluded else why
+        told = "left out by you" if row.peer in state.excluded else why
         return [mark, name, pad, (fitted(told, width - 15), look.dim)]
     window, _ = solution.plan.path[row.slot]
     assignment = next(a for a in solution.plan.assignments if a.peer == row.peer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -12,9 +13,9 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widgets import TextArea
 
-_READY = "Ask anything · enter sends · ctrl+j new line"
+from dnet_tui.keys import key_text, when_keys_change
+
 _WAITING = "Ask already · it is sent when the model is ready"
-_STUCK = "No model is loaded · ctrl+o chooses one"
 
 
 class Prompt(TextArea):
@@ -35,7 +36,7 @@ class Prompt(TextArea):
     class Sent(Message):
         text: str
 
-    def __init__(self, *, blink: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__(
             id="prompt",
             soft_wrap=True,
@@ -43,9 +44,11 @@ class Prompt(TextArea):
             highlight_cursor_line=False,
             placeholder=_WAITING,
         )
-        self.cursor_blink = blink
         self._sent: list[str] = []
         self._recalled: int | None = None  # index into _sent of what stands in the prompt
+
+    def on_mount(self) -> None:
+        when_keys_change(self, self._invite)
 
     def watch_is_ready(self, is_ready: bool) -> None:
         self._invite()
@@ -54,7 +57,13 @@ class Prompt(TextArea):
         self._invite()
 
     def _invite(self) -> None:
-        self.placeholder = _READY if self.is_ready else _STUCK if self.is_stuck else _WAITING
+        key = partial(key_text, self.app)
+        if self.is_ready:
+            self.placeholder = f"Ask anything · {key('prompt.send')} sends · {key('prompt.newline')} new line"
+        elif self.is_stuck:
+            self.placeholder = f"No model is loaded · {key('model.pick')} chooses one"
+        else:
+            self.placeholder = _WAITING
 
     def remember(self, text: str) -> None:
         """Make `text` the newest that `up` brings back."""

@@ -8,6 +8,7 @@ answer            Markdown, which grows at its end
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -46,11 +47,14 @@ class Pointer:
 
 
 class TurnLines:
-    """The lines of one turn at one width. Owned by the chat log."""
+    """The lines of one turn at one width. Owned by the chat log. `key` tells which key does what."""
 
-    def __init__(self, renderer: Renderer, width: int, turn: Turn, *, unfolded: bool) -> None:
+    def __init__(
+        self, renderer: Renderer, width: int, turn: Turn, key: Callable[[str], str], *, unfolded: bool
+    ) -> None:
         self._renderer = renderer
         self._width = width
+        self._key = key
         self.turn = turn
         self._unfolded = unfolded
         self._indents: dict[int, tuple[Strip, Strip]] = {}
@@ -204,7 +208,7 @@ class TurnLines:
 
     def _foot(self, spin: int, margin: Segment) -> Strip:
         look = self._renderer.look
-        text = phase_text(self.turn.phase, SPINNER[spin % len(SPINNER)])
+        text = phase_text(self.turn.phase, SPINNER[spin % len(SPINNER)], self._key)
         if len(self.turn.replies) > 1:
             text += f" · answer {self.turn.shown + 1} of {len(self.turn.replies)}"
         style = look.bad if isinstance(self.turn.phase, Failed) else look.dim
@@ -230,23 +234,24 @@ def _thought_text(reply: Reply) -> str:
     return f"{word} {seconds_text(reply.thought.seconds)} · {count_text(reply.thought.num_tokens)} tok"
 
 
-def phase_text(phase: Phase, spinner: str) -> str:
-    """Say in one line how a turn stands."""
+def phase_text(phase: Phase, spinner: str, key: Callable[[str], str]) -> str:
+    """Say in one line how a turn stands, and which key can change that."""
+    stops = f"{key('chat.stop')} stops"
     match phase:
         case Queued(why=why):
-            return f"◷ {why}"
+            return f"◷ {why} · {key('chat.stop')} takes it back"
         case Reading(total_tokens=None):
-            return f"{spinner} reading prompt · esc stops"
+            return f"{spinner} reading prompt · {stops}"
         case Reading(done_tokens=done, total_tokens=total, left_s=left_s):
             assert total is not None, "the case above"
             left = f" · {seconds_text(left_s)} left" if left_s is not None else ""
-            return f"{spinner} reading prompt {count_text(done)}/{count_text(total)} tok{left} · esc stops"
+            return f"{spinner} reading prompt {count_text(done)}/{count_text(total)} tok{left} · {stops}"
         case Answering(num_tokens=n, tokens_per_s=rate):
             speed = f" · {rate:.1f} tok/s" if rate is not None else ""
-            return f"{spinner} {n} tok{speed} · esc stops"
+            return f"{spinner} {n} tok{speed} · {stops}"
         case Recovering(is_back=is_back):
             what = "it is given layers again" if is_back else "the others take over its layers"
-            return f"{spinner} {phase.why} · {what} · esc stops"
+            return f"{spinner} {phase.why} · {what} · {stops}"
         case Finished(done=done_event):
             parts = [f"✓ {done_event.completion_tokens} tok"]
             if done_event.decode_tokens_per_s is not None:
@@ -263,6 +268,7 @@ def phase_text(phase: Phase, spinner: str) -> str:
         case Stopped(num_tokens=n):
             return f"■ stopped after {n} tok"
         case Failed(num_tokens=n):
-            return f"✗ failed after {n} tok · ctrl+r tries again" if n else "✗ no answer · ctrl+r tries again"
+            failed = f"failed after {n} tok" if n else "no answer"
+            return f"✗ {failed} · {key('chat.again')} tries again"
         case _:
             assert_never(phase)

@@ -98,8 +98,6 @@ async def palette(fake: FakeCoordinator, pilot: Pilot[None]) -> None:
     await load(fake, pilot)
     await pilot.press("ctrl+p")
     await pilot.pause(0.5)  # the palette searches in the background
-    pilot.app.screen.query_one(Input).cursor_blink = False
-    await pilot.pause()
 
 
 SMALL, MIDDLE = (80, 24), (120, 40)

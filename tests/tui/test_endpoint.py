@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 
 from textual.pilot import Pilot
 
-from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatOverrides, Finished, Stopped
 from dnet_tui.cluster import Cluster
+from dnet_tui.launch import open_endpoint
 from dnet_tui.main import SAMPLE_MODEL
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.screens.confirm import ConfirmScreen
 from dnet_tui.screens.endpoint import EndpointScreen
 from dnet_tui.service_app import Services
-from dnet_tui.serving import Off, On, Served, curl_text, environment_text
+from dnet_tui.serving import Off, On, curl_text, environment_text
 from dnet_tui.state import Ready
 from dnet_tui.wishes import EndpointWish
 from tests.tui.conftest import OpenDesk
@@ -79,12 +79,6 @@ async def room(wish: EndpointWish) -> AsyncIterator[Room]:
         async with Coordinator(ClusterOptions(local_shards=2)) as coordinator:
             yield coordinator
 
-    @asynccontextmanager
-    async def open_endpoint(cluster: Cluster, wish: EndpointWish) -> AsyncIterator[Served]:
-        assert isinstance(cluster, Coordinator)
-        async with endpoint(cluster, wish.host, wish.port, wish.api_keys) as served:
-            yield served
-
     personal = Personal(override=ChatOverrides(temperature=0.0, max_tokens=200).over)
     services = Services(open_endpoint, wish)
     app = DnetApp(open_cluster, SAMPLE_MODEL, personal, Timing(blink=False), services)
@@ -93,7 +87,7 @@ async def room(wish: EndpointWish) -> AsyncIterator[Room]:
 
 
 async def test_the_endpoint_serves_beside_the_chat() -> None:
-    async with room(EndpointWish(port=0)) as desk:
+    async with room(EndpointWish(port=0, sessions=1, waiting=1)) as desk:
         await desk.until(lambda: isinstance(desk.app.view.model, Ready))
         on = await desk.switch_on()
         text = desk.text()
@@ -123,6 +117,11 @@ async def test_the_endpoint_serves_beside_the_chat() -> None:
         await desk.until(lambda: isinstance(desk.app.endpoint, On) and desk.app.endpoint.activity.last_errors)
         await desk.pilot.pause()
         assert "last error 400" in desk.text().splitlines()[0]
+
+        body: dict[str, object] = {"messages": messages, "max_tokens": 48}
+        three = [ask_over_http(on.url, "/chat/completions", body) for _ in range(3)]
+        told = sorted([status for status, _ in await asyncio.gather(*three)])
+        assert told == [200, 200, 429], "one at once, one waits, as was wished for"
 
         await desk.ask("Tell a long story about a ship.")
         await desk.until(lambda: len(turns()) == 2 and turns()[-1].answer)

@@ -15,14 +15,16 @@ import pytest
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.widget import Widget
-from textual.widgets import Footer
+from textual.widgets import Footer, Input
 from textual.widgets._footer import FooterKey
 
 import dnet_core
 import dnet_tui
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import Finished
+from dnet_tui.launch import timing_here
 from dnet_tui.pace import COST_SHARE, Pace, Timing
+from dnet_tui.widgets.layer_strip import LayerStrip, slow_devices
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import MODEL, OpenDesk
 
@@ -90,7 +92,10 @@ async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.Mon
         await pilot.press("h", "i", "enter")
         while not fake.ended:
             await fake.gate.step()
-        await asyncio.sleep(2)  # the last paced flush
+        paces = (app._view_pace, app._devices._pace, app._side._pace, app.conversation._stream_pace)
+        while any(pace._timer is not None for pace in paces):  # the last flush, late on a busy machine
+            await pilot.pause(0.1)
+        await pilot.pause()
         assert isinstance(app.conversation.turns[0].phase, Finished)
         monkeypatch.setattr(Widget, "refresh", noting)
         await asyncio.sleep(2)
@@ -189,3 +194,42 @@ async def test_esc_reaches_the_ring_before_anything_else_is_drawn(open_desk: Ope
             desk.app.action_escape()
         assert happened[0] == "closed"
         assert desk.fake.closed_after == [99]
+
+
+async def test_over_ssh_nothing_moves_and_the_screen_is_drawn_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert timing_here() == Timing()
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.2 50000 10.0.0.1 22")
+    timing = timing_here()
+    assert min(timing.view_s, timing.panels_s, timing.tick_s or 0) >= 1
+    assert timing.stream_s == Timing().stream_s, "text flows"
+    fake = FakeCoordinator(num_layers=400)
+    app = DnetApp(lambda: fake, MODEL, timing=timing)
+    async with app.run_test() as pilot:
+        await fake.gate.arrive()
+        await fake.gate.step(5)
+        assert app.animation_level == "none"
+        assert app._ticker is not None
+        assert app._ticker._interval == timing.tick_s
+        await pilot.press("h", "i", "enter")
+        await fake.gate.step(5)
+        assert slow_devices(app._seen), "else nothing would blink"
+        app._tick()
+        assert app.query_one(LayerStrip).is_dimmed is None
+
+
+async def test_no_cursor_blinks_where_nothing_is_drawn_by_itself(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        seen = set()
+        for key in ("", "ctrl+p", "f3", "ctrl+o", "f2"):
+            if key:
+                await desk.pilot.press("escape", key)
+                await desk.pilot.pause()
+            for widget in desk.app.screen.query(Input):
+                widget.focus()
+                await desk.pilot.pause()
+                seen.add(type(desk.app.screen))
+                assert not widget.cursor_blink, (desk.app.screen, widget)
+            assert not desk.prompt.cursor_blink
+        assert len(seen) >= 3

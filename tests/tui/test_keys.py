@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import ast
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 from textual.binding import Binding
 from textual.screen import ModalScreen
 
+import dnet_tui
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.endpoint import demo_endpoint
 from dnet_core.demo.worlds import Macs
 from dnet_core.doctor.finding import Finding, Level
+from dnet_core.errors import LoadError, PeerLost
 from dnet_tui.app import DnetApp
 from dnet_tui.history import History
 from dnet_tui.keys import clash, keys_text
@@ -27,6 +31,8 @@ from dnet_tui.serving import On
 from dnet_tui.state import Ready
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.key_bar import KeyBar
+from tests.fake_coordinator import Answer, FakeCoordinator, words
+from tests.tui.conftest import OpenDesk
 from tests.tui.test_invariants import own_classes
 from tests.tui.test_models import LLAMA, Sand, Table
 
@@ -121,6 +127,18 @@ def test_a_key_over_a_line_to_write_is_none_that_is_typed_there() -> None:
     assert clash(keys, {}, take, "f6") is None
     download = next(key for key in keys if key.id == "picker.download")
     assert clash(keys, {}, download, "ctrl+p") == "ctrl+p is taken: Find a command by name"
+
+
+@pytest.mark.parametrize("key", ["f6", "f7", "ctrl+k", "tab", "pageup"])
+def test_a_key_that_edits_in_the_prompt_is_none_for_the_app(key: str) -> None:
+    """The prompt would take it, and nothing else would hear it."""
+    keys = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA).all_keys()
+    stop = next(each for each in keys if each.id == "chat.stop")
+    problem = clash(keys, {}, stop, key)
+    assert problem is not None
+    assert "moves or edits in the prompt" in problem
+    copy = next(each for each in keys if each.id == "app.copy")
+    assert clash(keys, {}, copy, "ctrl+c") is None, "its own, which the prompt hands on"
 
 
 async def test_changed_keys_do_what_the_old_ones_did_and_stand_where_they_hold(tmp_path: Path) -> None:
@@ -238,3 +256,98 @@ async def test_a_plan_is_edited_and_loaded_with_the_mouse_alone(tmp_path: Path) 
         await click("loads")
         await desk.until(lambda: not isinstance(desk.app.screen, PlanScreen))
         await desk.until(lambda: isinstance(desk.app.view.model, Ready) and desk.app.view.plan != before)
+
+
+_KEY_NAMED = re.compile(r"\b(?:ctrl|shift|alt)\+\w|\bF\d{1,2}\b|\besc\b|\benter\b|(?<![\w'-])[b-z] [a-z]+s\b")
+_FIXED = {"esc leaves it as it is"}
+"""What no setting can change: where the next key is the one to take, esc leaves."""
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every string of a module but for docstrings and the keys of bindings."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str()) as told):
+                skipped.add(told)
+            case ast.Call(func=ast.Name(id="Binding"), args=[key, *_]):
+                skipped.add(key)
+            case ast.Call(func=ast.Name(id="Key"), args=[_, _, _, key]):
+                skipped.add(key)
+            case ast.keyword(arg="key_display", value=key):
+                skipped.add(key)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
+            yield node.lineno, node.value
+
+
+def test_no_text_names_a_key_by_itself() -> None:
+    """A key that the settings have changed is another one: texts ask which it is (`keys.key_text`)."""
+    found = [
+        f"{path.name}:{line} {text}"
+        for path in Path(dnet_tui.__file__).parent.rglob("*.py")
+        for line, text in texts(ast.parse(path.read_text(encoding="utf-8")))
+        if " " in text and _KEY_NAMED.search(text) and not any(fixed in text for fixed in _FIXED)
+    ]
+    assert found == []
+
+
+def test_a_text_that_names_a_key_is_found() -> None:
+    """The test above can fail."""
+    told = [
+        text for _, text in texts(ast.parse('"a docstring: esc"\nsay(f"{n} tok · esc stops", "u brings")'))
+    ]
+    assert [bool(_KEY_NAMED.search(text)) for text in told] == [True, True]
+
+
+CHANGED = {
+    "chat.stop": "ctrl+b",
+    "chat.again": "ctrl+s",
+    "model.pick": "f10",
+    "prompt.newline": "f11",
+    "app.help": "f13",
+}
+
+
+async def test_texts_on_the_screen_follow_a_key_that_is_changed(open_desk: OpenDesk) -> None:
+    broken = Answer(words("Half an answer"), PeerLost("shard-2", "gone"))
+    async with open_desk(FakeCoordinator(answers=[broken]), loaded=False) as desk:
+
+        async def change(keys: Mapping[str, str]) -> None:
+            desk.app.change(Preferences(keys=dict(keys)))
+            await desk.pilot.pause()
+
+        await desk.load()
+        assert "enter sends · ctrl+j starts a new line · F1 shows every key" in desk.screen_text()
+        await change(CHANGED)
+        assert "enter sends · F11 starts a new line · F13 shows every key" in desk.screen_text()
+        assert "Ask anything · enter sends · F11 new line" in desk.screen_text()
+        await desk.say("A question")
+        await desk.step(2)
+        assert "ctrl+b stops" in desk.screen_text()
+        await change({})
+        await desk.say("Another")
+        assert "esc takes it back" in desk.screen_text()
+        assert "esc stops" in desk.screen_text()
+        await change(CHANGED)
+        assert "ctrl+b takes it back" in desk.screen_text()
+        await desk.pilot.press("ctrl+b")
+        await desk.pilot.pause()
+        assert [turn.prompt for turn in desk.turns] == ["A question"]
+        desk.app.conversation.edit(0)
+        await desk.pilot.pause()
+        assert "editing question 1 · ctrl+b leaves it as it is" in desk.screen_text()
+        await change({})
+        assert "editing question 1 · esc leaves it as it is" in desk.screen_text()
+
+
+async def test_a_failure_names_the_keys_that_help_now(open_desk: OpenDesk) -> None:
+    fake = FakeCoordinator(load_error=LoadError("the disk is full"))
+    async with open_desk(fake, loaded=False) as desk:
+        desk.app.change(Preferences(keys=CHANGED))
+        await desk.step()
+        assert "ctrl+s tries again · F10 chooses another model" in desk.screen_text()
+        assert "No model is loaded · F10 chooses one" in desk.screen_text()
+        await desk.say("A question")
+        await desk.step()
+        assert "✗ no answer · ctrl+s tries again" in desk.screen_text()

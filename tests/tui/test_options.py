@@ -12,6 +12,7 @@ import pytest
 from dnet_core.types.generation import SamplingParams
 from dnet_tui import main as command
 from dnet_tui.chat import ChatSettings
+from dnet_tui.wishes import EndpointWish
 
 
 def parse(*arguments: str) -> ChatSettings:
@@ -28,12 +29,23 @@ def test_every_chat_option_reaches_the_settings() -> None:
     )
 
 
+def test_the_endpoint_options_reach_what_is_wished_for() -> None:
+    def wish(*arguments: str) -> EndpointWish:
+        return command.endpoint_wish(command.options_parser().parse_args(arguments))
+
+    assert wish() == EndpointWish()
+    assert wish("--http-port", "0", "--sessions", "2", "--waiting", "3") == EndpointWish(
+        port=0, sessions=2, waiting=3
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--temperature", "-1"], "temperature must be between 0 and 100"),
         (["--max-tokens", "0"], "max_tokens must be at least 1"),
         (["--shards", "0"], "--no-local-shard"),
+        (["--sessions", "0"], "at least 1, not 0"),
         (["--peer", "mini:port"], "--peer"),
         (["--peer", "mini:99999"], "99999 is not a port"),
         (["--hostfile", "/no/such/file"], "/no/such/file"),
