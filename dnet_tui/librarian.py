@@ -1,7 +1,8 @@
 """Between the picker and the library: asks in workers, keeps what came as one frozen `Catalogue`.
 
-Fits are computed one after the other and kept as long as the devices stay the same. A model that only the hub
-has is looked at when it is highlighted, because its headers have to be fetched.
+Fits are computed one after the other and kept as long as devices and loaded model stay the same: all in the list
+are of one measurement. A model that only the hub has is looked at when it is highlighted, because its headers
+have to be fetched.
 """
 
 from __future__ import annotations
@@ -91,9 +92,10 @@ class ModelLibrarian:
             self._devices = devices
             self._set(replace(self.catalogue, fits={}, local=local, remote=remote))
         settled = loaded is not None and loaded != self.catalogue.loaded
-        if settled:  # devices that were busy loading can say now what they would do
-            known = {model: fit for model, fit in self.catalogue.fits.items() if not isinstance(fit, Unknown)}
-            self._set(replace(self.catalogue, fits=known))
+        if (
+            settled
+        ):  # its plan knows the devices better, and those that were busy can say now what they would do
+            self._set(replace(self.catalogue, fits={}))
         if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
             self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
         if self._is_open and (ended or moved or settled):

@@ -466,6 +466,18 @@ async def test_nothing_is_searched_for_when_the_filter_is_cleared() -> None:
         assert "searching the hub" not in desk.text()
 
 
+async def test_all_fits_in_the_list_are_of_one_measurement() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.pilot.press("escape")
+        desk.app.load_model("smollm2-135m-instruct")
+        await desk.until(lambda: desk.app.view.model_name == "smollm2-135m-instruct")
+        await desk.until(lambda: isinstance(desk.app.view.model, Ready))
+        await desk.pilot.pause()
+        assert not desk.app._librarian.catalogue.fits, "what was measured for the model before"
+        await desk.open()
+
+
 async def test_words_typed_fast_reach_the_filter_whole() -> None:
     """Keys that come before the focus has moved; a space and the letters of the list's own keys, too."""
     async with table() as desk:
