@@ -1,8 +1,8 @@
 """Between the picker and the library: asks in workers, keeps what came as one frozen `Catalogue`.
 
-Fits are computed one after the other and kept as long as devices and loaded model stay the same: all in the list
-are of one measurement. A model that only the hub has is looked at when it is highlighted, because its headers
-have to be fetched.
+Fits are computed one after the other and kept as long as devices and loaded model stay the same: all in the
+list are of one measurement. A model that only the hub has is looked at when it is highlighted, because its
+headers have to be fetched.
 """
 
 from __future__ import annotations
