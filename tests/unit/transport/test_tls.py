@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from dnet_core.errors import StartError, TrustError
+from dnet_core.errors import PeerLost, StartError, TrustError
 from dnet_core.transport import tls
+from dnet_core.transport.failures import from_rpc
 from dnet_core.transport.tls import ClusterKey
 
 KEY = ClusterKey(bytes(range(20)))
@@ -69,6 +71,17 @@ async def refused(target: str, credentials: grpc.ChannelCredentials | None) -> s
     error = tls.refusal("studio", failure.value.details() or "")
     assert isinstance(error, TrustError), failure.value.details()
     return str(error)
+
+
+async def test_a_local_shard_that_ends_while_it_is_reached_is_lost_and_not_distrusted(tmp_path: Path) -> None:
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    path = tmp_path / "s"
+    async with await asyncio.start_unix_server(hang_up, path):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await said_back(f"unix:{path}", None, b"let me in")
+    assert isinstance(from_rpc(failure.value, "vm-1"), PeerLost)
 
 
 def server(key: ClusterKey = KEY, age: timedelta = timedelta()) -> grpc.ServerCredentials:
