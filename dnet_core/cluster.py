@@ -20,7 +20,7 @@ from dnet_core.discover.local import LocalOptions, LocalShard, local_shard
 from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
 from dnet_core.discover.thunderbolt import hop_addresses
-from dnet_core.errors import DnetError, NotReady, StartError
+from dnet_core.errors import DnetError, NotReady, PeerLost, ProtocolError, StartError
 from dnet_core.events import Event, PeerJoined, PeerLeft
 from dnet_core.profile.device import profile_from_json
 from dnet_core.profile.links import best_links
@@ -111,13 +111,20 @@ class Cluster:
         return self._peers[name]
 
     def target(self, source: Peer, target: Peer) -> str:
-        """Where `source` reaches `target`, as gRPC takes it."""
+        """Where `source` reaches `target`, as gRPC takes it.
+
+        Raises NotReady when `target` has no port for others, PeerLost when no way leads to `source`.
+        """
         if target.source is PeerSource.LOCAL:
             if source.source is PeerSource.LOCAL:
                 return target.target
             if not target.grpc_port:
                 raise NotReady(f"{target.name} works for this machine alone: start the head with --grpc-port")
-            return grpc_target(host_towards(source.addresses[0].host), target.grpc_port)
+            host = source.addresses[0].host
+            try:
+                return grpc_target(host_towards(host), target.grpc_port)
+            except OSError as error:
+                raise PeerLost(source.name, f"no way from here to {host}: {error}") from error
         return grpc_target(hop_addresses(source, target, self.peers)[0].host, target.grpc_port)
 
     async def status(self, name: str) -> ShardStatus:
@@ -338,17 +345,20 @@ class Cluster:
     async def _describe(self, target: str) -> Announcement:
         async with open_channel(target, self._credentials) as channel:
             status = await ShardClient(target, channel).describe()
-        return Announcement(
-            id=status.id,
-            name=status.name,
-            version=status.version,
-            protocol_version=status.protocol_version,
-            grpc_port=status.grpc_port,
-            http_port=status.http_port,
-            cluster=status.cluster,
-            addresses=status.addresses,
-            thunderbolt=status.thunderbolt,
-        )
+        try:
+            return Announcement(
+                id=status.id,
+                name=status.name,
+                version=status.version,
+                protocol_version=status.protocol_version,
+                grpc_port=status.grpc_port,
+                http_port=status.http_port,
+                cluster=status.cluster,
+                addresses=status.addresses,
+                thunderbolt=status.thunderbolt,
+            )
+        except ValueError as error:
+            raise ProtocolError(f"{target} says of itself what no shard can be: {error}") from error
 
 
 def _any_port(options: LocalOptions) -> LocalOptions:

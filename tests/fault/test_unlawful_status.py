@@ -1,0 +1,45 @@
+"""A shard of this cluster that says of itself what no shard can be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from dnet_core.cluster_options import ClusterOptions
+from dnet_core.coordinator import Coordinator
+from dnet_core.discover.static import parse_target
+from dnet_core.transport import tls
+from dnet_core.transport.control import ShardService, ShardStatus
+from dnet_core.transport.grpc_server import Endpoints, serve
+from dnet_core.transport.tls import ClusterKey
+from tests.fault.test_namesakes import free_port, joined
+
+STATUS = ShardStatus(
+    id="1", name="odd", version="9", protocol_version=1, cluster="default", grpc_port=1, http_port=70_000,
+    addresses=(), thunderbolt=(), backend="cpu", active_bytes=0, peak_bytes=0, memory_total_bytes=1,
+    budget_bytes=1, model=None, num_resident=0, num_streamed=0, sessions=(), prefixes=(), prefix_bytes=0,
+    steps=0, read_bytes=0, read_s=0.0, kv_room_bytes=0, kv_taken_bytes=0,
+)  # fmt: skip
+
+
+class Odd:
+    """Another version of the program, or a broken one: only its status is asked for here."""
+
+    def status(self) -> ShardStatus:
+        return STATUS
+
+
+async def test_it_is_shown_with_the_reason_and_discovery_goes_on() -> None:
+    target = f"127.0.0.1:{free_port()}"
+    options = ClusterOptions(local_shards=1, static=(parse_target(target),))
+    async with asyncio.timeout(60), Coordinator(options) as ring, ring.subscribe() as events:
+        key = ClusterKey.from_text(ring.cluster_key)
+        credentials = tls.server_credentials(tls.issue(key, "odd"))
+        port = int(target.rpartition(":")[2])
+        async with serve(cast("ShardService", Odd()), Endpoints("127.0.0.1", port, None, credentials)):
+            odd = await joined(events, target)
+            assert (
+                odd.cannot_join
+                == f"{target} says of itself what no shard can be: not a port: http_port = 70000"
+            )
+        await ring.wait_for_local_shards()
