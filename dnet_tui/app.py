@@ -19,6 +19,7 @@ from textual import on, work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.events import Key
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.timer import Timer
@@ -353,6 +354,13 @@ class DnetApp(PlanApp):
             self._strip.is_dimmed = int(self._timing.clock() / BLINK_S) % 2 == 1
 
     # --- keys -------------------------------------------------------------------------------------------
+
+    def on_key(self, event: Key) -> None:
+        """What is written where it means nothing goes to the prompt."""
+        is_free = event.key not in self.screen.active_bindings and len(self.screen_stack) == 1
+        if event.character is not None and event.is_printable and is_free:
+            self.conversation.prompt.focus()
+            self.conversation.prompt.insert(event.character)
 
     def action_cluster(self) -> None:
         self.screen.toggle_class("-cluster")

@@ -15,7 +15,8 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.events import DescendantFocus
+from textual.events import Click, DescendantFocus
+from textual.screen import ModalScreen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
 
@@ -34,6 +35,7 @@ from dnet_tui.screens.history import HistoryResult, HistoryScreen
 from dnet_tui.screens.settings import SettingsScreen
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.form import Toggle
+from dnet_tui.widgets.key_bar import KeyBar
 from dnet_tui.widgets.prompt import Prompt
 
 _TWICE_S = 2.0
@@ -237,6 +239,14 @@ class PersonalApp(App[None], inherit_bindings=False):
     @cached_property
     def _own_keys(self) -> dict[str, Key]:
         return {key.id: key for key in self.all_keys()}
+
+    async def on_click(self, event: Click) -> None:
+        """A click beside what lies over the screen leaves it; the second one of a double click does not."""
+        over = self.screen
+        if isinstance(over, ModalScreen) and event.widget is over and event.chain == 1:
+            is_beside = over.get_widget_at(*event.screen_offset)[0] is over
+            for bar in over.query(KeyBar) if is_beside else ():
+                await bar.leave()
 
     def action_help(self) -> None:
         changed = self.preferences.keys

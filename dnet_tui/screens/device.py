@@ -61,11 +61,6 @@ class DeviceScreen(ModalScreen[str | None]):
         for facts in self._box.query(DeviceFacts):
             facts.view = view
 
-    def on_click(self, event: object) -> None:
-        """A click beside the box closes it."""
-        if not self._box.is_mouse_over:
-            self.dismiss(None)
-
     async def action_other(self, step: int) -> None:
         names = list(letters(self.view))
         if self._device in names:

@@ -13,7 +13,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.events import Click
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -24,6 +23,7 @@ from dnet_tui.keys import key_text
 from dnet_tui.screens.ask import AskScreen
 from dnet_tui.units import ago_text
 from dnet_tui.widgets.key_bar import Hint, KeyBar
+from dnet_tui.widgets.pick_list import PickList
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,6 @@ class HistoryResult:
 
     opened: int | None
     deleted: frozenset[int]
-
-
-class ChatList(OptionList):
-    """A click highlights a chat; one on the highlighted chat opens it, so that a mouse can choose."""
-
-    async def _on_click(self, event: Click) -> None:
-        clicked: int | None = event.style.meta.get("option")
-        if clicked is not None and clicked != self.highlighted:
-            event.prevent_default()  # of opening it
-            self.highlighted = clicked
 
 
 class HistoryScreen(ModalScreen[HistoryResult]):
@@ -79,7 +69,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
     def compose(self) -> ComposeResult:
         with Vertical(id="history-box"):
             yield Input(placeholder="search in all chats", id="history-search", compact=True)
-            yield ChatList(id="history-list", compact=True, markup=False)
+            yield PickList(id="history-list", compact=True, markup=False)
             yield Static("", id="history-note", markup=False)
             yield KeyBar(
                 Hint("history.open", "opens"),

@@ -21,6 +21,7 @@ from dnet_tui.keys import Key, clash, keys_now, keys_text
 from dnet_tui.preferences import Preferences
 from dnet_tui.widgets.form import Form
 from dnet_tui.widgets.key_bar import Hint, KeyBar
+from dnet_tui.widgets.pick_list import PickList
 
 _CLOSE = Hint("settings.close", "closes")
 _HINTS = {
@@ -63,7 +64,7 @@ class SettingsScreen(ModalScreen[None]):
                     yield Form(self._preferences, frozenset({"keys"}))
                     yield Static(self._note, classes="form-hint", markup=False)
                 with TabPane("Keys", id="tab-keys"):
-                    yield OptionList(id="keys-list", compact=True, markup=False)
+                    yield PickList(id="keys-list", compact=True, markup=False)
                     yield Static("", classes="form-hint", id="keys-note", markup=False)
             yield KeyBar(*_HINTS["tab-settings"])
 
@@ -167,7 +168,7 @@ class SettingsScreen(ModalScreen[None]):
 
 
 class PressScreen(ModalScreen[str | None]):
-    """Waits for the key that shall do `title`; esc leaves it as it is."""
+    """Waits for the key that shall do `title`; esc or a click leaves it as it is."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -175,9 +176,15 @@ class PressScreen(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="press-box"):
-            yield Static(f"Press the new key for\n{self._title_text}\n\nesc leaves it as it is", markup=False)
+            yield Static(
+                f"Press the new key for\n{self._title_text}\n\nesc or a click leaves it as it is",
+                markup=False,
+            )
 
     def on_key(self, event: KeyEvent) -> None:
         event.stop()
         event.prevent_default()
         self.dismiss(None if event.key == "escape" else event.key)
+
+    def on_click(self) -> None:
+        self.dismiss(None)

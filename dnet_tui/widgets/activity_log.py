@@ -42,6 +42,8 @@ class LogView(ScrollView, can_focus=True):
         Binding("end,G", "scroll_end", "Newest", show=False, id="activity.end"),
     ]
 
+    FOCUS_ON_CLICK = False
+
     lines: reactive[tuple[LogLine, ...]] = reactive((), init=False, repaint=False)
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ def _strips(line: LogLine, width: int, look: Look, base: Style) -> list[Strip]:
 class LogTitle(Widget):
     """The heading, as those of the other panels; `right` says what a key, or a click, does."""
 
-    DEFAULT_CSS = "LogTitle { height: 1; }"
+    DEFAULT_CSS = "LogTitle { height: 1; pointer: pointer; }"
 
     right: reactive[str] = reactive("", init=False)
 
@@ -198,6 +200,7 @@ class ActivityLog(Vertical):
     def _click_title(self) -> None:
         if self._filter.display:
             self.action_clear()
+            self.call_next(self.run_action, "app.focus('prompt')")
         else:
             self.action_filter()
 

@@ -29,7 +29,8 @@ _MOST_CARDS, _MOST_TWO_LINES = 5, 12
 class DeviceList(Panel, can_focus=True):
     """Paints the devices of `view`; `cursor` is the chosen one while it has the focus."""
 
-    DEFAULT_CSS = "DeviceList { height: auto; }"
+    DEFAULT_CSS = "DeviceList { height: auto; pointer: pointer; }"
+    FOCUS_ON_CLICK = False
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Device above", show=False, id="devices.up"),

@@ -52,6 +52,7 @@ class KeyBar(Widget):
     def __init__(self, *hints: Hint, rows: int | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._rows = rows
+        self._begun: Hint | None = None  # what the first of quick clicks was on
         self.set_reactive(KeyBar.hints, hints)
 
     def on_mount(self) -> None:
@@ -85,11 +86,19 @@ class KeyBar(Widget):
         return row(pieces, self.size.width, self.rich_style)
 
     async def on_click(self, event: Click) -> None:
+        """Do what is clicked; a double click does not answer the question that its first click raised."""
         event.stop()
         at = event.get_content_offset_capture(self)
         for placed in self._placed(self.size.width):
             if placed.y == at.y and placed.x <= at.x < placed.stop:
-                await self._do(placed.hint.id)
+                if event.chain == 1:
+                    self._begun = placed.hint
+                if placed.hint == self._begun:
+                    await self._do(placed.hint.id)
+
+    async def leave(self) -> None:
+        """Do what the last of the hints says: on every screen that leaves it, or takes one step back."""
+        await self._do(self.hints[-1].id)
 
     async def _do(self, binding_id: str) -> None:
         """Run the action of a binding of the screen or of the app."""

@@ -77,7 +77,8 @@ def half_cells(view: ClusterView, plan: RingPlan, width: int) -> list[HalfCell]:
 class LayerStrip(Widget, can_focus=True):
     """Paints `view` in two rows; `hovered` and `cursor` are layers, the mouse goes first."""
 
-    DEFAULT_CSS = "LayerStrip { height: 2; padding: 0 1; }"
+    DEFAULT_CSS = "LayerStrip { height: 2; padding: 0 1; pointer: pointer; }"
+    FOCUS_ON_CLICK = False
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1)", "Layer before", show=False, id="strip.left"),

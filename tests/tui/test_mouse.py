@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.geometry import Offset
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, TabbedContent
 
 from dnet_core.errors import PeerLost
 from dnet_tui.chat import Failed, Finished, Queued, Stopped
+from dnet_tui.screens.settings import PressScreen
 from dnet_tui.widgets.chat_log import ChatLog
+from dnet_tui.widgets.device_list import DeviceList
+from dnet_tui.widgets.key_bar import KeyBar
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import Desk, OpenDesk
+from tests.tui.test_keys import SCREENS, desk_with, open_screen
+from tests.tui.test_models import Table
 
 CODE = "One:\n\n```\na = 1\n```\n\nTwo:\n\n```\nb = 2\nc = 3\n```\n"
 
 
-async def click(desk: Desk, text: str, *, nth: int = 0) -> None:
+async def click(desk: Desk | Table, text: str, *, nth: int = 0) -> None:
     """Click where `text` stands on the screen, for the `nth` time."""
-    rows = desk.screen_text().splitlines()
+    rows = (desk.screen_text() if isinstance(desk, Desk) else desk.text()).splitlines()
     found = [(y, line.index(text)) for y, line in enumerate(rows) if text in line]
     y, x = found[nth]
     await desk.pilot.click(offset=(x + min(1, len(text) - 1), y))
@@ -115,3 +124,80 @@ async def test_a_double_click_selects_a_word(open_desk: OpenDesk) -> None:
         at = Offset(line.index("capital") + 3, y) - chat.region.offset
         await desk.pilot.click(chat, offset=at, times=2)
         assert desk.app.screen.get_selected_text() == "capital"
+
+
+@pytest.mark.parametrize("name", [name for name in SCREENS if name != "log"])  # beside the log is nothing
+async def test_a_click_beside_what_is_open_leaves_it(name: str, tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        await open_screen(desk, name)
+        box = desk.app.screen.children[-1]
+        await desk.pilot.click(offset=box.region.center)
+        assert isinstance(desk.app.screen, ModalScreen)
+        await desk.pilot.click(offset=(1, 58))
+        await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+        assert desk.app.conversation.prompt.has_focus
+
+
+async def test_a_double_click_opens_a_device_and_leaves_it_open(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        await desk.pilot.click(DeviceList, offset=(3, 2), times=2)
+        await desk.until(lambda: isinstance(desk.app.screen, ModalScreen))
+        await desk.pilot.pause()
+        assert isinstance(desk.app.screen, ModalScreen)
+
+
+async def test_the_strip_and_the_devices_leave_the_focus_in_the_prompt(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        for selector, at in (("#strip", (40, 0)), ("DeviceList", (3, 2)), ("#activity-lines", (3, 0))):
+            await desk.pilot.click(selector, offset=at)
+            await desk.pilot.pause()
+            if isinstance(desk.app.screen, ModalScreen):
+                await click(desk, "esc closes")
+                await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+            await desk.pilot.press("k")
+        assert desk.app.conversation.prompt.text == "kkk"
+
+
+async def test_the_filter_of_the_log_is_left_for_the_prompt(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        await click(desk, "/ filters")
+        await desk.pilot.press("m", "b", "p")
+        await desk.until(lambda: "esc shows all" in desk.text())
+        await click(desk, "esc shows all")
+        await desk.pilot.press("h", "i")
+        assert desk.app.conversation.prompt.text == "hi"
+
+
+async def test_what_is_written_where_it_means_nothing_goes_to_the_prompt(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        desk.app.query_one(ChatLog).focus()
+        await desk.pilot.press("H", "i")
+        assert desk.prompt.text == "Hi"
+
+
+async def test_a_double_click_does_not_answer_what_its_first_click_asks(tmp_path: Path) -> None:
+    async with desk_with(tmp_path) as desk:
+        await open_screen(desk, "models")
+        await click(desk, "Qwen3-8B-4bit")
+        await desk.until(lambda: "enter loads" in desk.text())
+        await desk.pilot.click(desk.app.screen.query_one(KeyBar), offset=(2, 0), times=2)
+        assert "enter downloads and loads it" in desk.text()
+        await desk.pilot.click(desk.app.screen.query_one(KeyBar), offset=(2, 0))
+        await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+
+
+async def test_a_key_is_chosen_with_the_mouse_and_given_back(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, keys={"chat.new": "f6"}) as desk:
+        await open_screen(desk, "settings")
+        await click(desk, "Keys")
+        await desk.until(lambda: desk.app.screen.query_one(TabbedContent).active == "tab-keys")
+        shown = desk.app.screen.query_one("#keys-list", OptionList)
+        await click(desk, "everywhere")
+        await click(desk, "Start a new conversation")
+        assert shown.highlighted == shown.get_option_index("chat.new"), "not asked for a key yet"
+        await click(desk, "Start a new conversation")
+        await desk.until(lambda: isinstance(desk.app.screen, PressScreen))
+        await click(desk, "a click leaves it")
+        await desk.until(lambda: not isinstance(desk.app.screen, PressScreen))
+        await click(desk, "gives it its own back")
+        assert desk.app.preferences.keys == {}
