@@ -158,7 +158,8 @@ class ModelPicker(ModalScreen[str | None]):
         """What is told while nothing in the lists is meant."""
         lines = ["no model has these words in its name"]
         if self._typed_name is not None:
-            lines.append("enter loads it as what it is: a folder, a .gguf file, or a hub id (owner/name)")
+            key = key_text(self.app, "picker.load")
+            lines.append(f"{key} loads it as what it is: a folder, a .gguf file, or a hub id (owner/name)")
         return lines
 
     def _lines(self, row: Row) -> list[str]:
