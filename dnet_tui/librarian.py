@@ -56,14 +56,20 @@ class ModelLibrarian:
         self._load = load
         self._pause_s = pause_s
         self._is_open = False
+        self._awaits_load = False
         self._devices: frozenset[str] = frozenset()
         self.catalogue = Catalogue()
 
     # --- what the app tells -----------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """The picker is shown: read what is here, and see what fits."""
+    def open(self, *, awaits_load: bool = False) -> None:
+        """The picker is shown: read what is here, and see what fits.
+
+        With `awaits_load` once the model that is on its way has been loaded: devices are not measured twice,
+        nor beside what is being done for it.
+        """
         self._is_open = True
+        self._awaits_load = awaits_load
         self._start(self._read, "models-here")
 
     def close(self) -> None:
@@ -74,8 +80,11 @@ class ModelLibrarian:
 
     def tell_arrival(self, arrival: Arrival | None, holders: Holders) -> None:
         """How far the model is that is being loaded, and which devices are known to have which."""
+        has_ended = arrival is None and self.catalogue.arrival is not None
         if (arrival, holders) != (self.catalogue.arrival, self.catalogue.holders):
             self._set(replace(self.catalogue, arrival=arrival, holders=holders))
+        if has_ended and self._is_open and self._awaits_load:
+            self.open()
 
     def tell(
         self,
@@ -155,7 +164,10 @@ class ModelLibrarian:
             room = None  # the question says that it is not known
         known = await library.well_known()
         self._set(replace(self.catalogue, here=here, well_known=known, room=room))
-        self._start(self._fit_all, "models-fit")
+        if self._awaits_load:
+            self._set(replace(self.catalogue, is_measuring=True))
+        else:
+            self._start(self._fit_all, "models-fit")
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""

@@ -131,7 +131,7 @@ class ServiceApp(PersonalApp):
         if self._top(ModelPicker) is None:
             picker = ModelPicker(self._librarian, self._librarian.catalogue, intro)
             self.push_screen(picker, self._close_models)
-            self._librarian.open()
+            self._librarian.open(awaits_load=bool(intro))
 
     def _close_models(self, question: str | None) -> None:
         self._librarian.close()

@@ -16,6 +16,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.doctor.finding import Finding as RealFinding
 from dnet_core.doctor.finding import Level
 from dnet_core.types.devices import PeerSource
+from dnet_core.types.models import ModelFit
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import Finished
 from dnet_tui.cluster import Cluster
@@ -70,11 +71,22 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
         assert isinstance(desk.app.screen, ModelPicker)
         assert "Welcome." in desk.text()
         assert remembered == [MODEL], "the next start does not offer again"
+        asked: list[str] = []
+        fit = desk.fake.library.fit
+
+        async def noted(model: str) -> ModelFit:
+            asked.append(model)
+            return await fit(model)
+
+        desk.fake.library.fit = noted  # type: ignore[method-assign]
+        await desk.pilot.pause()
+        assert asked == [], "devices are not measured beside the load"
+        assert "measuring the devices" in desk.text()
+        await desk.load()
         await desk.until(lambda: desk.app.screen.catalogue.fits)
         await desk.pilot.press("escape")
         desk.app.conversation.prompt.insert("Hello?")
         await desk.pilot.press("enter")
-        await desk.load()
         while not desk.fake.ended:
             await desk.fake.gate.step()
         await desk.pilot.pause()
