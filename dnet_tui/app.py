@@ -71,7 +71,7 @@ class DnetApp(PlanApp):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+l", "cluster", "Cluster", id="app.cluster", tooltip="Show or hide the devices"),
-        Binding("ctrl+q", "quit", "Quit", id="app.quit", tooltip="Stop the shards and quit"),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", tooltip="Stop the shards and quit", priority=True),
     ]  # fmt: skip
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False, repaint=False)

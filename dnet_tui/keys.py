@@ -59,7 +59,11 @@ def key_of(binding: Binding, owner: Owner) -> Key:
     assert binding.id is not None, "every binding has an id"
     title = binding.tooltip or binding.description
     is_typed = owner.scope == EVERYWHERE or (owner.is_written_in and binding.priority)
-    return Key(binding.id, owner.scope, title, binding.key, is_over=owner.is_over, is_typed=is_typed)
+    goes_first = owner.scope == EVERYWHERE and binding.priority
+    return Key(
+        binding.id, owner.scope, title, binding.key,
+        is_over=owner.is_over, is_typed=is_typed, goes_first=goes_first,
+    )  # fmt: skip
 
 
 @runtime_checkable

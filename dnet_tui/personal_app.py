@@ -32,9 +32,9 @@ from dnet_tui.screens.chat_settings import ChatSettingsScreen
 from dnet_tui.screens.confirm import ConfirmScreen
 from dnet_tui.screens.help import HelpScreen
 from dnet_tui.screens.history import HistoryResult, HistoryScreen
-from dnet_tui.screens.settings import SettingsScreen
+from dnet_tui.screens.settings import PressScreen, SettingsScreen
 from dnet_tui.widgets.chat_log import ChatLog
-from dnet_tui.widgets.form import Toggle
+from dnet_tui.widgets.form import Choice, Form, Toggle
 from dnet_tui.widgets.key_bar import KeyBar
 from dnet_tui.widgets.prompt import Prompt
 
@@ -79,7 +79,7 @@ PERSONAL_BINDINGS: list[BindingType] = [
     Binding("f2", "settings", "Settings", id="app.settings", show=False,
             tooltip="Settings, themes and keys"),
     Binding("f1", "help", "Help", id="app.help", key_display="F1", tooltip="Show every key"),
-    Binding("ctrl+c", "copy_or_quit", "Copy", show=False, id="app.copy",
+    Binding("ctrl+c", "copy_or_quit", "Copy", show=False, id="app.copy", priority=True,
             tooltip="Copy what is selected; twice: quit"),
 ]  # fmt: skip
 
@@ -117,7 +117,9 @@ class PersonalApp(App[None], inherit_bindings=False):
         yield Owner("in the history", HistoryScreen, is_over=True)
         yield Owner("in the settings", SettingsScreen, is_over=True)
         yield Owner("in the settings of a chat", ChatSettingsScreen, is_over=True)
+        yield Owner("in a form", Form, is_over=True)
         yield Owner("on a switch of the settings", Toggle, is_over=True)
+        yield Owner("on a choice of the settings", Choice, is_over=True)
         yield Owner("in a line to write", AskScreen, is_over=True, is_written_in=True)
         yield Owner("in a question", ConfirmScreen, is_over=True)
         yield Owner("in this help", HelpScreen, is_over=True)
@@ -336,7 +338,8 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     def action_copy_or_quit(self) -> None:
         """Copy what is selected; with nothing selected quit when pressed twice."""
-        selected = self.screen.get_selected_text()
+        written = self.focused.selected_text if isinstance(self.focused, TextArea | Input) else ""
+        selected = written or self.screen.get_selected_text()
         now_s = self._timing.clock()
         if selected:
             self.copy_to_clipboard(selected)
@@ -348,11 +351,19 @@ class PersonalApp(App[None], inherit_bindings=False):
             self.notify(f"{key_text(self, 'app.copy')} again quits.", timeout=_TWICE_S)
 
     async def action_quit(self) -> None:
+        """Quit, asking once when something would stop; asked, this says yes."""
         reasons = self.what_stops()
-        if reasons:
+        if isinstance(self.screen, ConfirmScreen):
+            self.screen.action_answer(answer=True)
+        elif reasons:
             self.push_screen(ConfirmScreen("Quit?", reasons), self._quit)
         else:
             self.exit()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A key that is pressed to be given to something does nothing else."""
+        top = self.screen_stack[-1] if self.screen_stack else None
+        return not (action in ("quit", "copy_or_quit") and isinstance(top, PressScreen))
 
     def _quit(self, sure: bool | None) -> None:
         if sure:

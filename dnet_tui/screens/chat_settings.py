@@ -14,7 +14,7 @@ from textual.widgets import Static
 from dnet_core.types.generation import RECOMMENDABLE, SamplingParams
 from dnet_tui.chat import ChatSettings
 from dnet_tui.chat_form import ChatForm, form_of
-from dnet_tui.widgets.form import Form
+from dnet_tui.widgets.form import FORM_HINTS, Form
 from dnet_tui.widgets.key_bar import Hint, KeyBar
 
 
@@ -40,7 +40,7 @@ class ChatSettingsScreen(ModalScreen[ChatSettings]):
             yield Form(form_of(self._settings), without, self._placeholders())
             if not self._can_think:
                 yield Static("This model cannot be told whether to think.", classes="form-hint")
-            yield KeyBar(Hint("chat_settings.close", "closes"))
+            yield KeyBar(*FORM_HINTS, Hint("chat_settings.close", "closes"))
 
     def _placeholders(self) -> dict[str, str]:
         if self._recommended is None:

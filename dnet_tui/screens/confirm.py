@@ -18,7 +18,7 @@ class ConfirmScreen(ModalScreen[bool]):
     """Names what would stop; enter or the key of quitting says yes, esc says no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,y,ctrl+q", "answer(True)", "Yes", id="confirm.yes", priority=True),
+        Binding("enter,y", "answer(True)", "Yes", id="confirm.yes", priority=True),
         Binding("escape,n", "answer(False)", "No", id="confirm.no"),
     ]
 

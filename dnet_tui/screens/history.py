@@ -49,6 +49,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         Binding("k", "move(-1)", "Previous", id="history.previous"),
         Binding("g", "first", "First", id="history.first"),
         Binding("G", "last", "Last", id="history.last"),
+        Binding("down", "list", "From the search to the list", id="history.list"),
     ]
 
     def __init__(
@@ -71,20 +72,32 @@ class HistoryScreen(ModalScreen[HistoryResult]):
             yield Input(placeholder="search in all chats", id="history-search", compact=True)
             yield PickList(id="history-list", compact=True, markup=False)
             yield Static("", id="history-note", markup=False)
-            yield KeyBar(
-                Hint("history.open", "opens"),
-                Hint("history.rename", "renames"),
-                Hint("history.delete", "deletes"),
-                Hint("history.undo", "brings back"),
-                Hint("history.export", "exports"),
-                Hint("history.search", "searches"),
-                Hint("history.close", "closes"),
-            )
+            yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#history-box").border_title = "History"
         self.query_one(OptionList).focus()
         self._fill()
+
+    def on_descendant_focus(self) -> None:
+        self._show_hints()
+
+    def _show_hints(self) -> None:
+        """What can be done where the focus is: in the search letters are no keys."""
+        search = self.query_one(Input)
+        close = Hint("history.close", "clears the search" if search.value else "closes")
+        if search.has_focus:
+            hints = [Hint("history.list", "to the list")]
+        else:
+            hints = [
+                Hint("history.open", "opens"),
+                Hint("history.rename", "renames"),
+                Hint("history.delete", "deletes"),
+                *([Hint("history.undo", "brings back")] if self._deleted else []),
+                Hint("history.export", "exports"),
+                Hint("history.search", "searches"),
+            ]
+        self.query_one(KeyBar).hints = (*hints, close)
 
     # --- the list ---------------------------------------------------------------------------------------
 
@@ -92,6 +105,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
     async def _fill(self, keep: int | None = None) -> None:
         """Show what is found; the highlight stays at line `keep`."""
         words = self.query_one(Input).value
+        self._show_hints()
         try:
             self._chats = await self._history.chats(words)
         except HistoryError as error:
@@ -128,7 +142,7 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         self._fill()
 
     @on(Input.Submitted, "#history-search")
-    def _to_list(self) -> None:
+    def action_list(self) -> None:
         self.query_one(OptionList).focus()
 
     @on(OptionList.OptionSelected)

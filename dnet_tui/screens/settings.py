@@ -19,17 +19,18 @@ from textual.widgets.option_list import Option
 
 from dnet_tui.keys import Key, clash, keys_now, keys_text
 from dnet_tui.preferences import Preferences
-from dnet_tui.widgets.form import Form
+from dnet_tui.widgets.form import FORM_HINTS, Form
 from dnet_tui.widgets.key_bar import Hint, KeyBar
 from dnet_tui.widgets.pick_list import PickList
 
 _CLOSE = Hint("settings.close", "closes")
 _HINTS = {
-    "tab-settings": (_CLOSE,),
+    "tab-settings": (*FORM_HINTS, Hint("settings.tab", "keys"), _CLOSE),
     "tab-keys": (
         Hint("settings.change_key", "changes a key"),
         Hint("settings.reset_key", "gives it its own back"),
         Hint("settings.reset_keys", "resets all"),
+        Hint("settings.tab", "settings"),
         _CLOSE,
     ),
 }
@@ -44,6 +45,13 @@ class SettingsScreen(ModalScreen[None]):
         Binding("enter", "change_key", "Change a key", id="settings.change_key"),
         Binding("x,delete", "reset_key", "Its own key again", id="settings.reset_key"),
         Binding("ctrl+r", "reset_keys", "All keys as they were", id="settings.reset_keys"),
+        Binding(
+            "f6",
+            "tab",
+            "Settings or keys",
+            id="settings.tab",
+            tooltip="From the settings to the keys, and back",
+        ),
     ]
 
     @dataclass
@@ -72,6 +80,7 @@ class SettingsScreen(ModalScreen[None]):
         box = self.query_one("#settings-tabs-box")
         box.border_title = "Settings"
         box.border_subtitle = "changes hold at once"
+        self.query_one(Form).focus_first()
         self.query_one("#keys-note").display = False
 
     def on_resize(self) -> None:
@@ -85,6 +94,15 @@ class SettingsScreen(ModalScreen[None]):
     def _take(self, event: Form.Changed) -> None:
         assert isinstance(event.value, Preferences), "the form was made from some"
         self._set(event.value.model_copy(update={"keys": self._preferences.keys}))
+
+    def action_tab(self) -> None:
+        tabs = self.query_one(TabbedContent)
+        is_keys = tabs.active == "tab-settings"
+        tabs.active = "tab-keys" if is_keys else "tab-settings"
+        if is_keys:
+            self.query_one("#keys-list").focus()
+        else:
+            self.query_one(Form).focus_first()
 
     def _set(self, preferences: Preferences) -> None:
         self._preferences = preferences

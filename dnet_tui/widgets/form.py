@@ -23,7 +23,11 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
+from dnet_tui.keys import key_text
 from dnet_tui.preferences import message_of
+from dnet_tui.widgets.key_bar import Hint
+
+FORM_HINTS = (Hint("form.next", "next field"), Hint("form.previous", "field before"))
 
 
 class Toggle(Widget, can_focus=True):
@@ -49,7 +53,8 @@ class Toggle(Widget, can_focus=True):
         self.set_reactive(Toggle.value, value)
 
     def render(self) -> str:
-        return "● on" if self.value else "○ off"
+        does = f" · {key_text(self.app, 'form.toggle')} switches" if self.has_focus else ""
+        return ("● on" if self.value else "○ off") + does
 
     def watch_value(self, value: bool) -> None:
         self.post_message(self.Changed(self, value))
@@ -61,8 +66,21 @@ class Toggle(Widget, can_focus=True):
         self.value = not self.value
 
 
+class Choice(Select[str], inherit_bindings=False):
+    """One of several words; up and down leave it, as they do everywhere in a form."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,space", "show_overlay", "Show the choices", show=False, id="form.choose")
+    ]
+
+
 class Form(Vertical):
     """Edits `value`, but for the fields in `without`; `placeholders` say what an empty field means."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down,tab", "app.focus_next", "Next field", show=False, id="form.next"),
+        Binding("up,shift+tab", "app.focus_previous", "Field before", show=False, id="form.previous"),
+    ]
 
     @dataclass
     class Changed(Message):
@@ -98,12 +116,16 @@ class Form(Vertical):
             problem.display = False
             yield problem
 
-    def _editor(self, name: str, field: FieldInfo) -> Toggle | Select[str] | Input:
+    def focus_first(self) -> None:
+        """Focus the first field."""
+        self.query("Choice, Toggle, Input").first().focus()
+
+    def _editor(self, name: str, field: FieldInfo) -> Toggle | Choice | Input:
         value = getattr(self.value, name)
         choices = _choices(field.annotation)
         if choices:
             options = [(choice, choice) for choice in choices]
-            return Select(options, value=value, allow_blank=False, id=f"field-{name}", compact=True)
+            return Choice(options, value=value, allow_blank=False, id=f"field-{name}", compact=True)
         if field.annotation is bool:
             return Toggle(value, id=f"field-{name}")
         text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -24,7 +24,7 @@ _APART = " · "
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What the binding with this id does, in a word or two: a key of the screen or of the app."""
+    """What the binding with this id does, in a word or two: of the screen, a part of it, or the app."""
 
     id: str
     does: str
@@ -101,8 +101,8 @@ class KeyBar(Widget):
         await self._do(self.hints[-1].id)
 
     async def _do(self, binding_id: str) -> None:
-        """Run the action of a binding of the screen or of the app."""
-        for node in (self.screen, self.app):
+        """Run the action of a binding of the screen, of the app, or of a part of the screen."""
+        for node in (self.screen, self.app, *self.screen.query()):
             for kind in type(node).__mro__:
                 for binding in own_bindings(kind):
                     if binding.id == binding_id:

@@ -80,13 +80,6 @@ class Prompt(TextArea):
         self.text = text
         self.move_cursor(self.document.end)
 
-    def action_copy(self) -> None:
-        """Copy what is selected here; else ctrl+c is the app's."""
-        if self.selected_text:
-            super().action_copy()
-        else:
-            self.call_next(self.run_action, "app.copy_or_quit")
-
     def action_cursor_line_end(self, select: bool = False) -> None:
         """Go to the end of the line; an empty prompt has none, then of the chat."""
         if self.text:

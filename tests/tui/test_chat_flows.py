@@ -95,10 +95,13 @@ async def test_a_chat_is_kept_found_and_gone_on_with(open_desk: OpenDesk, kept: 
     async with open_desk(personal=kept()) as desk:
         assert desk.turns == ()
         await open_history(desk, 2)
+        assert "x deletes" in desk.screen_text()
         await desk.pilot.press("slash", *"red")
         shown = desk.app.screen.query_one(OptionList)
         await settled(desk, lambda: shown.option_count == 1)
-        await desk.pilot.press("enter", "enter")
+        await settled(desk, lambda: "↓ to the list · esc clears the search" in desk.screen_text())
+        assert "x deletes" not in desk.screen_text(), "x is typed here"
+        await desk.pilot.press("down", "enter")
         await settled(desk, lambda: len(desk.turns) == 1)
         assert desk.turns[0].answer == "Red"
         assert "Red" in desk.screen_text()
@@ -424,6 +427,25 @@ async def test_a_settings_file_that_is_wrong_is_said_on_the_screen(
         await settled(desk, lambda: isinstance(desk.app.screen, HistoryScreen))
 
 
+async def test_a_form_is_walked_with_arrows(open_desk: OpenDesk, kept: Kept) -> None:
+    async with open_desk(personal=kept()) as desk:
+        screen = await open_settings(desk)
+        assert "↓ next field · ↑ field before · F6 keys · esc closes" in desk.screen_text()
+        await desk.pilot.press("down")
+        assert desk.app.focused is screen.query_one("#field-show_thoughts")
+        await desk.pilot.pause()
+        assert "○ off · enter switches" in desk.screen_text()
+        await desk.pilot.press("up")
+        assert desk.app.focused is screen.query_one("#field-theme")
+        await desk.pilot.press("enter", "down", "enter")
+        await settled(desk, lambda: desk.app.theme == "textual-light")
+        await desk.pilot.press("f6")
+        await settled(desk, lambda: "enter changes a key" in desk.screen_text())
+        await desk.pilot.press("down", "f6")
+        await settled(desk, lambda: "next field" in desk.screen_text())
+        assert desk.app.focused is screen.query_one("#field-theme")
+
+
 async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk, kept: Kept) -> None:
     async with open_desk(personal=kept(), size=(100, 40)) as desk:
         screen = await open_settings(desk)
@@ -444,6 +466,10 @@ async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk
         assert "✗ ctrl+f is taken: Find, open, export earlier chats" in desk.screen_text()
         await give("z")
         assert "z is typed into the prompt" in desk.screen_text()
+        await give("f6")
+        assert "✗ F6 moves or edits in the prompt" in desk.screen_text()
+        await give("ctrl+q")
+        assert "✗ ctrl+q is taken: Stop the shards and quit" in desk.screen_text()
         assert desk.app.preferences.keys == {}
         await give("f10")
         assert desk.app.preferences.keys == {"chat.new": "f10"}
@@ -551,6 +577,19 @@ async def test_a_large_paste_is_one_message(open_desk: OpenDesk) -> None:
         await desk.pilot.pause()
         assert desk.turns[0].prompt == text
         assert isinstance(desk.turns[0].phase, Reading | Queued)
+
+
+async def test_ctrl_c_and_ctrl_q_hold_over_every_screen(open_desk: OpenDesk, kept: Kept) -> None:
+    async with open_desk(personal=kept()) as desk:
+        await desk.pilot.press("ctrl+o")
+        await desk.pilot.press("slash", *"llama", "shift+home", "ctrl+c")
+        assert desk.app.clipboard == "llama"
+        await desk.pilot.press("ctrl+c")
+        assert desk.app.is_running, "something is selected: that is copied"
+        await desk.pilot.press("escape", "ctrl+c")
+        assert "ctrl+c again quits" in notices(desk)
+        await desk.pilot.press("ctrl+q")
+        assert not desk.app.is_running or desk.app._exit
 
 
 async def test_end_in_an_empty_prompt_goes_to_the_newest_turn(open_desk: OpenDesk) -> None:
