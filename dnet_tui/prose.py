@@ -9,8 +9,9 @@ last block (`dnet_tui.blocks` remembers its parts).
 
 A block is settled when the first line of the next block is complete; from then on no further text can reach
 it (CommonMark closes blocks line by line), but for a link that is defined further down: `finish` sees to it.
-Long code streams in pieces that are highlighted one by one; once it is settled, `polish` highlights it as a
-whole, a little at a time, so that no step of the loop is long.
+Of a long paragraph only the end is rendered (`dnet_tui.paragraph`). Long code streams in pieces that are
+highlighted one by one; once it is settled, `polish` highlights it as a whole, a little at a time, so that no
+step of the loop is long.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from markdown_it.token import Token
 from textual.strip import Strip
 
 from dnet_tui.blocks import Memo, Renderer, printable
+from dnet_tui.paragraph import LONG_CHARS, LongParagraph
 
 _BLANK = Strip.blank(0)
 
@@ -56,6 +58,8 @@ class Prose:
         self._width = width
         # Raw HTML is shown as text: a model that writes `<div>` or `<think>` means it to be seen.
         self._parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+        self._blocks = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+        self._blocks.disable("inline")  # to see where blocks begin
         self._env: dict[str, object] = {}  # link definitions of the settled part
         self._parts: list[_Part] = []
         self._unpolished: deque[_Unpolished] = deque()
@@ -63,6 +67,7 @@ class Prose:
         self._tail = ""
         self._live: list[Strip] = []
         self._memo: Memo = {}  # parts of the last block
+        self._long: LongParagraph | None = None  # the last block
 
     @property
     def strips(self) -> list[Strip]:
@@ -88,17 +93,32 @@ class Prose:
         """
         settled, before = len(self._settled), self._live
         self._tail += printable(text)
-        tokens = self._parser.parse(self._tail, _copied(self._env))
-        boundary = self._boundary(tokens)
+        blocks = self._blocks.parse(self._tail)
+        boundary = self._boundary(blocks)
         if boundary:
-            lines = self._tail.splitlines(keepends=True)
-            self._settle("".join(lines[:boundary]))
-            self._tail = "".join(lines[boundary:])
-            tokens = self._parser.parse(self._tail, _copied(self._env))
-        live = self._renderer.blocks(tokens, self._width, self._memo, final=False)
-        joined = _joined(self._settled[-1:], live)
+            above, self._tail = _split(self._tail, boundary)
+            self._settle(above)
+            blocks = self._blocks.parse(self._tail)
+        joined = _joined(self._settled[-1:], self._render_tail(blocks))
         self._live = joined[1:] if self._settled else joined
         return settled + _num_same(before, [*self._settled[settled:], *self._live])
+
+    def _render_tail(self, blocks: list[Token]) -> list[Strip]:
+        """The lines of the tail, whose blocks are these."""
+        env, last = _copied(self._env), blocks[-3:]
+        is_paragraph = [t.type for t in last] == ["paragraph_open", "inline", "paragraph_close"]
+        if not is_paragraph or last[0].level or len(last[1].content) < LONG_CHARS or "\t" in last[1].content:
+            self._long = None
+            return self._renderer.blocks(
+                self._parser.parse(self._tail, env), self._width, self._memo, final=False
+            )
+        assert last[0].map is not None, "blocks have lines"
+        above, _ = _split(self._tail, last[0].map[0])
+        strips = self._renderer.blocks(self._parser.parse(above, env), self._width, self._memo, final=False)
+        content = last[1].content
+        if self._long is None or not self._long.is_of(content):
+            self._long = LongParagraph(self._renderer, self._parser, self._width)
+        return _joined(strips, self._long.lines(content, env))
 
     def show(self, text: str) -> None:
         """Show a whole document, which does not grow."""
@@ -126,6 +146,7 @@ class Prose:
         self._parts.append(part)
         self._settled = _joined(self._settled, part.strips)
         self._memo = {}
+        self._long = None
 
     def _render_part(self, part: _Part, *, final: bool = False) -> None:
         tokens = self._parser.parse(part.source, self._env)
@@ -194,6 +215,14 @@ def _num_same(before: list[Strip], after: list[Strip]) -> int:
             break
         same += 1
     return same
+
+
+def _split(text: str, line: int) -> tuple[str, str]:
+    """The first `line` lines of `text`, as the parser counts them, and the others."""
+    at = 0
+    for _ in range(line):
+        at = text.index("\n", at) + 1
+    return text[:at], text[at:]
 
 
 def _joined(above: list[Strip], below: list[Strip]) -> list[Strip]:

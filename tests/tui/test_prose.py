@@ -6,7 +6,9 @@ import random
 
 import pytest
 from markdown_it import MarkdownIt
+from rich.style import Style
 from textual.color import Color
+from textual.strip import Strip
 
 from dnet_tui.blocks import Renderer, printable
 from dnet_tui.look import Look
@@ -249,3 +251,61 @@ def test_a_model_cannot_steer_the_terminal() -> None:
     assert "␛[31mred␇" in shown
     text = RENDERER.text("a\x1b]0;title\x07", LOOK.text, 20)
     assert all("\x1b" not in strip.text for strip in text)
+
+
+MARKS = (
+    "The *ring* hands `an  activation` from **one *of* two** to [the next](http://a.b)"
+    " as ~~no~~ snake_case * 2. "
+)
+LONG = {
+    "plain": "The ring hands an activation from one device to the next and the last one samples. " * 60,
+    "marks": MARKS * 50,
+    "lines": (MARKS + "\n") * 40,
+    "breaks": (MARKS + " \n") * 40,
+    "an open mark": "a `code span that " + "goes on and on and " * 150 + "ends` here " + MARKS * 20,
+    "bold all over": "**" + "every word of it " * 150 + "** " + MARKS * 20,
+    "wide": "漢字かな 交じり文 👩‍👩‍👧 é " * 200,
+    "one word": "x" * 4000 + " " + MARKS * 20,
+    "a late link": "[late] " * 10 + MARKS * 40 + "\n\n[late]: http://a.b\n",
+    "then others": "# Title\n\n- one\n\n" + MARKS * 40 + "\n\n" + MARKS * 40 + "\n- a list\n\n" + MARKS * 30,
+    "a heading after all": MARKS * 30 + "\n===\n\nend\n",
+    "quoted": "> " + MARKS * 30,
+    "tabs": "one\ttwo " * 300,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_paragraph_looks_the_same_at_every_moment(name: str) -> None:
+    """Its front is not rendered again, and yet all letters and styles are those of the whole text."""
+    text = LONG[name]
+    prose, shown = Prose(RENDERER, 47), ""
+    for start in range(0, len(text), 211):
+        prose.append(text[start : start + 211])
+        shown += text[start : start + 211]
+        plain = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+        whole = RENDERER.blocks(plain.parse(shown), 47, {}, final=False)
+        if name != "a late link":  # those wait for the end
+            assert [letters(strip) for strip in prose.strips] == [letters(strip) for strip in whole], start
+    prose.finish()
+    whole_text = Prose(RENDERER, 47)
+    whole_text.show(text)
+    assert [list(strip) for strip in prose.strips] == [list(strip) for strip in whole_text.strips]
+
+
+def letters(strip: Strip) -> list[tuple[str, Style]]:
+    """Each letter with its style, without the spaces at the end."""
+    found = [(letter, segment.style or Style()) for segment in strip for letter in segment.text]
+    while found and found[-1][0] == " " and found[-1][1].bgcolor is None:
+        found.pop()
+    return found
+
+
+def test_the_front_of_a_long_paragraph_is_not_rendered_again() -> None:
+    prose = Prose(RENDERER, 60)
+    prose.append(MARKS * 60)
+    for _ in range(5):
+        before = prose.strips
+        changed = prose.append("some words more ")
+        assert len(before) >= 80
+        assert changed > len(before) - 40
+        assert all(old is new for old, new in zip(before[:changed], prose.strips, strict=False))
