@@ -7,7 +7,7 @@ measurement; they are kept until the devices change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,6 +24,7 @@ from dnet_core.store import shelf
 from dnet_core.store.catalog import read_headers
 from dnet_core.store.fetch import fetch, parse_hub_id, search_hub
 from dnet_core.tasks import TaskScope
+from dnet_core.types.devices import PeerSource
 from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_core.types.plan import Solution, SolveRequest
 from dnet_core.types.profiles import (
@@ -79,6 +80,21 @@ class Library:
     async def here(self) -> tuple[ModelEntry, ...]:
         """Models on this machine, whole or partly. Raises LoadError when the disk cannot be read."""
         return await asyncio.to_thread(shelf.entries)
+
+    async def elsewhere(self) -> Mapping[str, frozenset[str]]:
+        """Of each device of another machine the models that it has; one that does not say is left out."""
+        others = [
+            p for p in self._cluster.peers if p.source is not PeerSource.LOCAL and p.cannot_join is None
+        ]
+        told = await asyncio.gather(*(self._models_of(peer.name) for peer in others))
+        return {peer.name: models for peer, models in zip(others, told, strict=True) if models is not None}
+
+    async def _models_of(self, peer: str) -> frozenset[str] | None:
+        try:
+            async with self._cluster.client(peer) as shard:
+                return frozenset(await shard.models())
+        except DnetError:
+            return None
 
     async def room(self) -> Room:
         """What is free where models are put. Raises LoadError when the disk cannot be read."""

@@ -111,6 +111,7 @@ class Timeouts:
 
     connect_s: float = 5.0
     describe_s: float = 5.0
+    list_models_s: float = 10.0  # a large cache on a slow disk takes its time
     start_shard_s: float = 60.0
     open_session_s: float = 10.0
     close_session_s: float = 5.0

@@ -32,7 +32,6 @@ from dnet_core.types.plan import Solution
 from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Conversation, Ring
-from dnet_tui.holders import Holders, hold
 from dnet_tui.keys import EVERYWHERE, Owner, key_text
 from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
@@ -95,7 +94,6 @@ class DnetApp(PlanApp):
         self._asked_to_cancel = False
         self._keeper: Worker[None] | None = None
         self._seen = ClusterView()  # the newest view; `self.view` is the one on the screen
-        self._holders: Holders = {}
         self._is_loading = False
         self._spin = 0
         self._ticker: Timer | None = None
@@ -188,8 +186,6 @@ class DnetApp(PlanApp):
         self._fold(event)
 
     def _fold(self, event: Event) -> None:
-        loading = self._seen.model.plan.model if isinstance(self._seen.model, Loading) else None
-        self._holders = hold(self._holders, event, loading)
         self._seen = fold(self._seen, event, self._timing.clock())
         self.work_in_hand = work_on(self.work_in_hand, event, self._timing.clock())
         self._view_pace.ask()
@@ -315,7 +311,7 @@ class DnetApp(PlanApp):
 
     def _show_work(self) -> None:
         self._status.work = self.work_in_hand
-        self.tell_librarian(self.view, self._holders)
+        self.tell_librarian(self.view)
 
     def show_endpoint(self, state: EndpointState) -> None:
         self._status.endpoint = state

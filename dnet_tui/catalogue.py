@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
-from dnet_tui.holders import Arrival, Holders, Part
+from dnet_tui.arrival import Arrival, Part
 from dnet_tui.units import bytes_text, duration_text, progress_bytes_text, seconds_text
 from dnet_tui.work import Transfer
 
@@ -70,7 +70,8 @@ class Catalogue:
     transfers: Mapping[str, Transfer] = field(default_factory=dict)
     loaded: str | None = None
     arrival: Arrival | None = None
-    holders: Holders = field(default_factory=dict)
+    elsewhere: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Of each device of another machine that has said so the models that it has."""
     local: tuple[str, ...] = ()
     """The devices of this machine; what is here they have."""
     remote: tuple[str, ...] = ()
@@ -198,13 +199,17 @@ def holders_text(row: Row, catalogue: Catalogue) -> str:
     """Which devices have the model; empty where this machine is the only one."""
     if not catalogue.remote:
         return ""
-    told = catalogue.holders.get(row.entry.id, frozenset())
-    having = [*(catalogue.local if row.entry.is_here else ()), *(n for n in catalogue.remote if n in told)]
-    unknown = [name for name in catalogue.remote if name not in told]
-    has = f"on {', '.join(having)}" if having else "on no device that is known of"
-    if not unknown:
-        return has
-    return f"{has} · {', '.join(unknown)}: fetched there when it loads, if it is missing"
+    model, told = row.entry.id, catalogue.elsewhere
+    having = [
+        *(catalogue.local if row.entry.is_here else ()),
+        *(name for name in catalogue.remote if model in told.get(name, ())),
+    ]
+    lacking = [name for name in catalogue.remote if name in told and model not in told[name]]
+    silent = [name for name in catalogue.remote if name not in told]
+    parts = [f"on {', '.join(having)}"] if having else [] if silent else ["on no device"]
+    parts += [f"{', '.join(lacking)}: fetched there when it loads"] if lacking else []
+    parts += [f"{', '.join(silent)}: has not said yet"] if silent else []
+    return " · ".join(parts)
 
 
 def part_text(part: Part, now_s: float) -> str:

@@ -18,8 +18,8 @@ from textual.worker import WorkType
 
 from dnet_core.errors import DnetError, NotReady
 from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin, Room
+from dnet_tui.arrival import Arrival
 from dnet_tui.catalogue import Catalogue, Unknown
-from dnet_tui.holders import Arrival, Holders
 from dnet_tui.work import Transfer
 
 _PAUSE_S = 0.35
@@ -30,6 +30,7 @@ class Library(Protocol):
     """What the librarian needs of the cluster. Awaited methods may raise `DnetError`."""
 
     async def here(self) -> tuple[ModelEntry, ...]: ...
+    async def elsewhere(self) -> Mapping[str, frozenset[str]]: ...
     async def room(self) -> Room: ...
     async def well_known(self) -> tuple[ModelEntry, ...]: ...
     async def search(self, words: str) -> tuple[ModelEntry, ...]: ...
@@ -75,14 +76,14 @@ class ModelLibrarian:
     def close(self) -> None:
         """The picker is gone: nobody waits for figures any more; downloads go on."""
         self._is_open = False
-        for group in ("models-here", "models-fit", "models-search", "models-look"):
+        for group in ("models-here", "models-elsewhere", "models-fit", "models-search", "models-look"):
             self._app.workers.cancel_group(self._app, group)
 
-    def tell_arrival(self, arrival: Arrival | None, holders: Holders) -> None:
-        """How far the model is that is being loaded, and which devices are known to have which."""
+    def tell_arrival(self, arrival: Arrival | None) -> None:
+        """How far the model is that is being loaded."""
         has_ended = arrival is None and self.catalogue.arrival is not None
-        if (arrival, holders) != (self.catalogue.arrival, self.catalogue.holders):
-            self._set(replace(self.catalogue, arrival=arrival, holders=holders))
+        if arrival != self.catalogue.arrival:
+            self._set(replace(self.catalogue, arrival=arrival))
         if has_ended and self._is_open and self._awaits_load:
             self.open()
 
@@ -164,10 +165,16 @@ class ModelLibrarian:
             room = None  # the question says that it is not known
         known = await library.well_known()
         self._set(replace(self.catalogue, here=here, well_known=known, room=room))
+        self._start(self._ask_others, "models-elsewhere")
         if self._awaits_load:
             self._set(replace(self.catalogue, is_measuring=True))
         else:
             self._start(self._fit_all, "models-fit")
+
+    async def _ask_others(self) -> None:
+        library = self._library()
+        if library is not None:
+            self._set(replace(self.catalogue, elsewhere=await library.elsewhere()))
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""

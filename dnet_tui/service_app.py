@@ -25,7 +25,6 @@ from dnet_core.types.devices import PeerSource
 from dnet_tui.catalogue import Catalogue
 from dnet_tui.cluster import Cluster
 from dnet_tui.conversation import Ring
-from dnet_tui.holders import Holders
 from dnet_tui.keys import EVERYWHERE, Owner, key_text
 from dnet_tui.librarian import Library, ModelLibrarian
 from dnet_tui.pace import Timing
@@ -146,13 +145,13 @@ class ServiceApp(PersonalApp):
     def _library(self) -> Library | None:
         return self._cluster.library if self._cluster is not None else None
 
-    def tell_librarian(self, view: ClusterView, holders: Holders) -> None:
+    def tell_librarian(self, view: ClusterView) -> None:
         """What is loaded and what is on its way, on which devices; the downloads it can see."""
         here = [device.peer for device in view.here]
         local = tuple(peer.name for peer in here if peer.source is PeerSource.LOCAL)
         remote = tuple(peer.name for peer in here if peer.source is not PeerSource.LOCAL)
         loaded = view.plan.model if isinstance(view.model, Ready) and view.plan is not None else None
-        self._librarian.tell_arrival(arrival_of(view, self.work_in_hand), holders)
+        self._librarian.tell_arrival(arrival_of(view, self.work_in_hand))
         self._librarian.tell(loaded, self.work_in_hand.downloads, local, remote)
 
     def tick_picker(self) -> None:

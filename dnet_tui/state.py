@@ -40,7 +40,7 @@ from dnet_core.types.devices import Peer
 from dnet_core.types.plan import DevicePrediction, Prediction, Solution, SolveRequest
 from dnet_core.types.profiles import DeviceProfile, LinkProfile
 from dnet_core.types.ring import Assignment, RingPlan
-from dnet_tui.holders import Arrival, Part
+from dnet_tui.arrival import Arrival, Part
 from dnet_tui.work import Step, Transfer, Work, moved
 
 NUM_RECENT_LAPS = 32

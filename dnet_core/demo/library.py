@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from dnet_core.demo import models
@@ -12,6 +12,7 @@ from dnet_core.errors import RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed, Event
 from dnet_core.library import well_known_entry
 from dnet_core.tasks import TaskScope
+from dnet_core.types.devices import PeerSource
 from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin, Room
 
 _DOWNLOAD_BYTES_PER_S = 90e6
@@ -76,6 +77,14 @@ class DemoLibrary:
             for model, size in self._partial.items()
         )
         return (*(_whole(entry) for entry in whole), *partly)
+
+    async def elsewhere(self) -> Mapping[str, frozenset[str]]:
+        others = (p.name for p in self._world.peers if p.source is not PeerSource.LOCAL)
+        return {
+            name: frozenset(model for model, names in self._elsewhere.items() if name in names)
+            for name in others
+            if name not in self._gone()
+        }
 
     async def room(self) -> Room:
         return Room("~/.cache/huggingface/hub", _FREE_BYTES)

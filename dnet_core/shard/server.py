@@ -147,6 +147,10 @@ class ShardServer:
             kv_taken_bytes=loaded.runtime.room.taken_bytes if loaded else 0,
         )
 
+    async def models(self) -> tuple[str, ...]:
+        """Raises LoadError when the disk cannot be read."""
+        return await asyncio.to_thread(_models)
+
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Replace whatever is loaded by `order`'s windows; leaving the iteration early undoes it."""
         if self._changing.locked():
@@ -334,6 +338,12 @@ def _model_slot() -> type[ModelSlot]:
     from dnet_core.shard.slot import ModelSlot  # noqa: PLC0415
 
     return ModelSlot
+
+
+def _models() -> tuple[str, ...]:
+    from dnet_core.store.catalog import list_local  # noqa: PLC0415 - it imports the hub's client
+
+    return tuple(model.id for model in list_local())
 
 
 def _profile(name: str, request: ProfileRequest, fresh: bool) -> DeviceProfile:

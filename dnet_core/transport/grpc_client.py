@@ -44,6 +44,12 @@ class ShardClient:
         call = self._stub.Describe(pb.DescribeRequest(), timeout=TIMEOUTS.describe_s)
         return control_codec.decode_status(await self._reply(call, "describe itself", TIMEOUTS.describe_s))
 
+    async def models(self) -> tuple[str, ...]:
+        """The models whose files are whole on the shard's machine, as a load names them."""
+        call = self._stub.ListModels(pb.ListModelsRequest(), timeout=TIMEOUTS.list_models_s)
+        reply = await self._reply(call, "list its models", TIMEOUTS.list_models_s)
+        return tuple(reply.models)
+
     async def load(self, order: LoadOrder) -> AsyncGenerator[LoadReport, None]:
         """Yield progress until the shard is READY; leaving early cancels the load there."""
         call = self._stub.Load(control_codec.encode_load(order))

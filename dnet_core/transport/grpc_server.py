@@ -46,6 +46,12 @@ class _Servicer(ShardServicer):
     async def Describe(self, _request: pb.DescribeRequest, _context: Context) -> pb.DescribeReply:
         return control_codec.encode_status(self._service.status())
 
+    async def ListModels(self, _request: pb.ListModelsRequest, context: Context) -> pb.ListModelsReply:
+        try:
+            return pb.ListModelsReply(models=await self._service.models())
+        except DnetError as error:
+            await _abort(context, error)
+
     async def Load(self, request: pb.LoadRequest, context: Context) -> None:
         try:
             async with aclosing(self._service.load(control_codec.decode_load(request))) as reports:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
+from dnet_core.discover.static import parse_target
 from dnet_core.errors import RequestError
 from dnet_core.events import DownloadEnded, DownloadProgressed
+from dnet_core.files import replace_text
+from dnet_core.settings import paths
 from dnet_core.store import shelf
 from dnet_core.store.catalog import SAMPLE_ID
+from dnet_core.store.imports import ORIGIN_NAME
+from dnet_core.transport import tls
 from dnet_core.types.models import Fits, ModelOrigin, TooBig
+from tests.ring.processes import shard_process
 from tests.unit.store.hub_server import Hub, hub_of_one_model, in_one_large_file
 
 
@@ -146,3 +153,32 @@ async def test_a_gated_model_says_what_to_do(hub: Hub) -> None:
                     assert event.problem is not None
                     assert "set HF_TOKEN" in event.problem
                     break
+
+
+async def test_devices_of_other_machines_say_which_models_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines: one has imported a model, and both have the sample. One that is gone says nothing."""
+    key = tls.find_key(None, paths().cluster_key)
+    async with AsyncExitStack() as stack:
+        with monkeypatch.context() as there:
+            there.setenv("DNET_HOME", str(tmp_path))
+            replace_text(paths().cluster_key, key.text)
+            (paths().models / "mine").mkdir(parents=True)
+            (paths().models / "mine" / ORIGIN_NAME).write_text("{}")
+            studio = await stack.enter_async_context(shard_process("studio"))
+        mini = await stack.enter_async_context(shard_process("mini"))
+        static = tuple(parse_target(shard.target) for shard in (studio, mini))
+        options = ClusterOptions(local_shards=1, static=static)
+        ring = await stack.enter_async_context(Coordinator(options))
+        async with asyncio.timeout(60), ring.subscribe() as events:
+            while len(ring.peers) < 3:
+                await anext(events)
+        told = await ring.library.elsewhere()
+        assert set(told) == {"studio", "mini"}, "this machine's own are asked for by `here`"
+        assert {SAMPLE_ID, "mine"} <= told["studio"]
+        assert SAMPLE_ID in told["mini"]
+        assert "mine" not in told["mini"]
+        mini.process.kill()
+        await mini.ended()
+        assert set(await ring.library.elsewhere()) == {"studio"}

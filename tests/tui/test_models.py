@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -301,13 +301,30 @@ async def test_the_picker_says_which_device_fetches_and_how_far(open_desk: OpenD
         assert "3% fetched" in row, "of the device that will be last"
 
 
-async def test_the_picker_knows_who_has_a_model_from_what_loads_have_told() -> None:
+async def test_the_picker_names_the_devices_that_have_a_model() -> None:
     async with table() as desk:
         await desk.open()
         await desk.choose(LLAMA)
         assert "on studio, mbp-16" in desk.text()
         await desk.choose(GPT)
-        assert "on no device that is known of · mbp-16: fetched there when it loads" in desk.text()
+        assert "on no device · mbp-16: fetched there when it loads" in desk.text()
+
+
+async def test_a_device_that_has_not_said_what_it_has_is_told_as_such() -> None:
+    async with table() as desk:
+        said = asyncio.Event()
+        elsewhere = desk.demo.library.elsewhere
+
+        async def late() -> Mapping[str, frozenset[str]]:
+            await said.wait()
+            return await elsewhere()
+
+        desk.demo.library.elsewhere = late  # type: ignore[method-assign]
+        await desk.open()
+        await desk.choose(LLAMA)
+        assert "on studio · mbp-16: has not said yet" in desk.text()
+        said.set()
+        await desk.until(lambda: "on studio, mbp-16" in desk.text())
 
 
 async def test_simulated_macs_fetch_for_themselves() -> None:

@@ -81,6 +81,16 @@ class DescribeReply(_message.Message):
     prefix_bytes: int
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., cluster: _Optional[str] = ..., grpc_port: _Optional[int] = ..., http_port: _Optional[int] = ..., backend: _Optional[str] = ..., active_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., memory_total_bytes: _Optional[int] = ..., model: _Optional[str] = ..., sessions: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., thunderbolt: _Optional[_Iterable[_Union[ThunderboltPort, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., num_resident: _Optional[int] = ..., num_streamed: _Optional[int] = ..., read_bytes: _Optional[int] = ..., read_s: _Optional[float] = ..., kv_room_bytes: _Optional[int] = ..., kv_taken_bytes: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., prefix_bytes: _Optional[int] = ...) -> None: ...
 
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsReply(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, models: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Window(_message.Message):
     __slots__ = ("start", "stop")
     START_FIELD_NUMBER: _ClassVar[int]

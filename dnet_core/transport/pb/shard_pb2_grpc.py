@@ -39,6 +39,11 @@ class ShardStub:
                 request_serializer=shard__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=shard__pb2.DescribeReply.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/dnet.v1.Shard/ListModels',
+                request_serializer=shard__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=shard__pb2.ListModelsReply.FromString,
+                _registered_method=True)
         self.Load = channel.unary_stream(
                 '/dnet.v1.Shard/Load',
                 request_serializer=shard__pb2.LoadRequest.SerializeToString,
@@ -90,6 +95,12 @@ class ShardServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Describe(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +167,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=shard__pb2.DescribeRequest.FromString,
                     response_serializer=shard__pb2.DescribeReply.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=shard__pb2.ListModelsRequest.FromString,
+                    response_serializer=shard__pb2.ListModelsReply.SerializeToString,
             ),
             'Load': grpc.unary_stream_rpc_method_handler(
                     servicer.Load,
@@ -230,6 +246,33 @@ class Shard:
             '/dnet.v1.Shard/Describe',
             shard__pb2.DescribeRequest.SerializeToString,
             shard__pb2.DescribeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dnet.v1.Shard/ListModels',
+            shard__pb2.ListModelsRequest.SerializeToString,
+            shard__pb2.ListModelsReply.FromString,
             options,
             channel_credentials,
             insecure,
