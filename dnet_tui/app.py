@@ -12,7 +12,6 @@ import asyncio
 import gc
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
 from typing import ClassVar
 
 from textual import on, work
@@ -27,7 +26,7 @@ from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
-from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined
+from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined, PeerOffered
 from dnet_core.types.plan import Solution
 from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
@@ -182,6 +181,9 @@ class DnetApp(PlanApp):
             self._cluster = None
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, PeerOffered):
+            key = key_text(self, "app.palette")
+            self.notify(f"{event.name} is back: {key}, Take in {event.name}.", timeout=20, markup=False)
         self._activity = note(self._activity, event, self._timing.now())
         self._fold(event)
 
@@ -378,10 +380,7 @@ class DnetApp(PlanApp):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.personal_commands()
         yield from self.service_commands()
-        for binding in [*PLAN_BINDINGS, *DnetApp.BINDINGS]:
-            assert isinstance(binding, Binding), "all are written out"
-            run = partial(self.run_action, binding.action)
-            yield SystemCommand(binding.description, binding.tooltip, run)
+        yield from self.commands_of([*PLAN_BINDINGS, *DnetApp.BINDINGS])
         yield SystemCommand("Reload model", f"Load {self._model} again", self._load)
         if self._cluster is not None and (back := self._cluster.offered):
             text = "Place the model anew with what is back: answers pause, and go on"

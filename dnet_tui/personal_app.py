@@ -338,17 +338,24 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     def action_copy_or_quit(self) -> None:
         """Copy what is selected; with nothing selected quit when pressed twice."""
-        written = self.focused.selected_text if isinstance(self.focused, TextArea | Input) else ""
-        selected = written or self.screen.get_selected_text()
         now_s = self._timing.clock()
-        if selected:
-            self.copy_to_clipboard(selected)
-            self.notify("Copied.")
+        if self._selected:
+            self.copy_selection()
         elif self._pressed_s is not None and now_s - self._pressed_s <= _TWICE_S:
             self.exit()
         else:
             self._pressed_s = now_s
             self.notify(f"{key_text(self, 'app.copy')} again quits.", timeout=_TWICE_S)
+
+    @property
+    def _selected(self) -> str:
+        written = self.focused.selected_text if isinstance(self.focused, TextArea | Input) else ""
+        return written or self.screen.get_selected_text() or ""
+
+    def copy_selection(self) -> None:
+        if self._selected:
+            self.copy_to_clipboard(self._selected)
+        self.notify("Copied." if self._selected else "Nothing is selected.")
 
     async def action_quit(self) -> None:
         """Quit, asking once when something would stop; asked, this says yes."""
@@ -371,13 +378,18 @@ class PersonalApp(App[None], inherit_bindings=False):
 
     # --- palette ----------------------------------------------------------------------------------------
 
+    def commands_of(self, bindings: Iterable[BindingType]) -> Iterable[SystemCommand]:
+        """What these bindings do, each with its key."""
+        for binding in bindings:
+            assert isinstance(binding, Binding), "all are written out"
+            assert binding.id is not None, "every binding has an id"
+            is_quitting = binding.action == "copy_or_quit"  # when nothing is selected: by its key only
+            run = self.copy_selection if is_quitting else partial(self.run_action, binding.action)
+            yield SystemCommand(binding.description, f"{binding.tooltip} · {key_text(self, binding.id)}", run)
+
     def personal_commands(self) -> Iterable[SystemCommand]:
         """What the palette offers of this half."""
-        for binding in PERSONAL_BINDINGS:
-            assert isinstance(binding, Binding), "all are written out"
-            yield SystemCommand(
-                binding.description, binding.tooltip, partial(self.run_action, binding.action)
-            )
+        yield from self.commands_of(PERSONAL_BINDINGS)
         yield SystemCommand("Copy answer", "The newest one", self.conversation.copy_answer)
         yield SystemCommand("Copy chat", "All of it, as Markdown", self.conversation.copy_chat)
         for theme in THEMES:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -44,7 +43,7 @@ SERVICE_BINDINGS: list[BindingType] = [
     Binding("ctrl+o", "models", "Model", id="model.pick",
             tooltip="Choose a model: what is here, what is known, what the hub has"),
     Binding("f4", "endpoint", "Endpoint", id="endpoint.toggle", show=False,
-            tooltip="Switch the OpenAI endpoint on or off; the chat goes on"),
+            tooltip="Switch the OpenAI endpoint on and show it; there the key switches it off"),
     Binding("f5", "measure", "Measure again", id="cluster.measure", show=False,
             tooltip="Look for devices, measure them again and place the model anew"),
     Binding("f9", "join", "Add a device", id="cluster.join", show=False,
@@ -163,12 +162,10 @@ class ServiceApp(PersonalApp):
     # --- the endpoint -----------------------------------------------------------------------------------
 
     def action_endpoint(self) -> None:
-        """Switch it off, or on and show what to paste elsewhere."""
-        if not isinstance(self.endpoint, Off):
-            self.stop_endpoint()
-        else:
+        """Switch it on if it is off, and show it: who wants its address again does not switch it off."""
+        if isinstance(self.endpoint, Off):
             self.start_endpoint()
-            self.action_endpoint_panel()
+        self.action_endpoint_panel()
 
     def action_endpoint_panel(self) -> None:
         if self._top(EndpointScreen) is None:
@@ -295,11 +292,7 @@ class ServiceApp(PersonalApp):
 
     def service_commands(self) -> Iterable[SystemCommand]:
         """What the palette offers of this part."""
-        for binding in SERVICE_BINDINGS:
-            assert isinstance(binding, Binding), "all are written out"
-            yield SystemCommand(
-                binding.description, binding.tooltip, partial(self.run_action, binding.action)
-            )
+        yield from self.commands_of(SERVICE_BINDINGS)
         panel = "Its address, a curl command, requests in flight, last errors"
         yield SystemCommand("Endpoint panel", panel, self.action_endpoint_panel)
         if self._services.examine is not None:

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from rich.console import Group
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
@@ -72,16 +71,15 @@ class DoctorScreen(ModalScreen[None]):
         findings = await self._examine()
         look = look_of(self.app.current_theme, self.app.theme_variables)
         styles = {"good": fg(look.success), "warning": fg(look.warning), "broken": look.bad}
-        width = max(len(finding.check) for finding in findings)
-        parts: list[Text | Padding] = []
+        table = Table.grid(padding=(0, 2, 0, 0))
         for finding in findings:
-            style = styles[finding.level]
-            sign = _SIGNS[finding.level]
-            head = Text.assemble((f"{sign} ", style), (f"{finding.check:<{width}}  ", look.dim), finding.text)
-            parts.append(head)
+            head = Text(f"{_SIGNS[finding.level]} {finding.check}", no_wrap=True)
+            head.stylize(styles[finding.level], 0, 1)
+            head.stylize(look.dim, 2)
+            table.add_row(head, Text(finding.text, look.text))
             if finding.advice is not None:
-                parts.append(Padding(Text(f"→ {finding.advice}", look.text), (0, 0, 0, width + 4)))
-        self._text.update(Group(*parts))
+                table.add_row("", Text(f"→ {finding.advice}", look.text))
+        self._text.update(table)
 
 
 class LogScreen(ModalScreen[None]):

@@ -125,6 +125,8 @@ class LogTitle(Widget):
     DEFAULT_CSS = "LogTitle { height: 1; pointer: pointer; }"
 
     right: reactive[str] = reactive("", init=False)
+    is_here: reactive[bool] = reactive(False, init=False)
+    """Whether the focus is in the lines or the filter."""
 
     @dataclass
     class Clicked(Message):
@@ -133,7 +135,8 @@ class LogTitle(Widget):
     def render_line(self, y: int) -> Strip:
         look = look_of(self.app.current_theme, self.app.theme_variables)
         width = self.size.width
-        return row(title("Activity", self.right, width, look), width, self.rich_style)
+        name = "▸ Activity" if self.is_here else "Activity"
+        return row(title(name, self.right, width, look), width, self.rich_style)
 
     def on_click(self) -> None:
         self.post_message(self.Clicked())
@@ -176,6 +179,14 @@ class ActivityLog(Vertical):
         if self.is_mounted:
             self._show()
 
+    def on_descendant_focus(self) -> None:
+        self._title.is_here = True
+        self._show()
+
+    def on_descendant_blur(self) -> None:
+        self._title.is_here = False
+        self._show()
+
     @on(Input.Changed, "#activity-filter")
     def _narrow(self, event: Input.Changed) -> None:
         event.stop()
@@ -194,7 +205,8 @@ class ActivityLog(Vertical):
             clear = key_text(self.app, "activity.clear")
             self._title.right = f"{len(shown)} of {len(self.lines)} · {clear} shows all"
         else:
-            self._title.right = f"{key_text(self.app, 'activity.filter')} filters"
+            comes = "" if self._title.is_here else "tab comes here, "
+            self._title.right = f"{comes}{key_text(self.app, 'activity.filter')} filters"
 
     @on(LogTitle.Clicked)
     def _click_title(self) -> None:
@@ -210,6 +222,7 @@ class ActivityLog(Vertical):
     def action_filter(self) -> None:
         self._filter.display = True
         self._filter.focus()
+        self.refresh_bindings()
 
     def action_clear(self) -> None:
         """Show every line again."""
@@ -217,3 +230,4 @@ class ActivityLog(Vertical):
         self._filter.display = False
         self._show()
         self._view.focus()
+        self.refresh_bindings()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -17,6 +18,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from dnet_tui.figures import device_figures
+from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.look import Look
 from dnet_tui.widgets.device_card import Card, table_heading, table_row
 from dnet_tui.widgets.panel import Line, Panel
@@ -24,6 +26,8 @@ from dnet_tui.widgets.panel import Line, Panel
 _TABLE_WIDTH = 60
 """From this width on devices are rows of a table."""
 _MOST_CARDS, _MOST_TWO_LINES = 5, 12
+_MOST_ABOVE_HINT = 6
+"""So many rows of the table leave room for what its keys do, on 24 lines."""
 
 
 class DeviceList(Panel, can_focus=True):
@@ -83,7 +87,20 @@ class DeviceList(Panel, can_focus=True):
             painted = form(card, width)
             self._spans.append((card.figures.name, len(lines), len(lines) + len(painted)))
             lines += [*painted, []] if apart else painted
+        has_room = len(cards) <= _MOST_ABOVE_HINT if width >= _TABLE_WIDTH else len(lines) + 2 <= room
+        if has_room and (self.has_focus or width >= _TABLE_WIDTH):
+            lines += [[], [(self._hint(), look.dim)]]
         return lines
+
+    def _hint(self) -> str:
+        if not self.has_focus:
+            return "tab comes here, to choose a device"
+        key = partial(key_text, self.app)
+        moves = f"{key('devices.down')} {key('devices.up')} others"
+        return f"{key('devices.open')} opens · {key('devices.leave_out')} plans without · {moves}"
+
+    def on_mount(self) -> None:
+        when_keys_change(self, self.repaint)
 
     # --- choosing ---------------------------------------------------------------------------------------
 

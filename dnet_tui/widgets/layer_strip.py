@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -27,6 +28,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from dnet_core.types.ring import RingPlan
+from dnet_tui.keys import key_text
 from dnet_tui.look import Look, fg, look_of
 from dnet_tui.state import ClusterView, assignment_of, letters, loaded_layers, stage_splits
 from dnet_tui.units import bytes_text, layers_text, ms_text
@@ -161,10 +163,17 @@ class LayerStrip(Widget, can_focus=True):
         elif y == 0:
             pieces = self._bar(plan, width, look)
         elif self._named is not None:
-            pieces = [(layer_text(self.view, plan, self._named), look.text)]
+            told = layer_text(self.view, plan, self._named)
+            pieces = [(told, look.text)]
+            if self.has_focus and cell_len(told + (hint := self._hint())) <= width:
+                pieces.append((hint, look.dim))
         else:
             pieces = strip_labels(self.view, plan, width, look)
         return row(pieces, width, base)
+
+    def _hint(self) -> str:
+        key = partial(key_text, self.app)
+        return f" · {key('strip.left')} {key('strip.right')} others · {key('strip.open')} opens"
 
     # --- the bar ------------------------------------------------------------------------------------
 

@@ -90,18 +90,22 @@ class PlanPanel(Panel):
         lines = [[(_heading(wide), look.dim)]]
         self._first_row = len(lines)
         lines += [_row(state, index, wide, width, look) for index in range(len(state.rows))]
-        lines += [[], *self._outcome(state, look), []]
+        lines += [[], *self._outcome(state, wide, look), []]
         if state.problem is not None:
             lines += _problem(state.problem, width, look)
         else:
             lines += _why(state, width, look)
         return [*lines, [], *_sizes(state, look)]
 
-    def _outcome(self, state: PlanState, look: Look) -> list[Line]:
+    def _outcome(self, state: PlanState, wide: bool, look: Look) -> list[Line]:
         """What the plan will do, and what the loaded one does."""
         new = state.solution.prediction
         told: Line = [("predicted  ", look.dim), *_speed(new, look)]
         lines = [told]
+        if new.streamed_bytes_per_token:
+            disk = f"{bytes_text(new.streamed_bytes_per_token)}/token from disk"
+            piece = (disk, fg(look.vivid(look.warning)))
+            lines = [[*told, (" · ", look.dim), piece]] if wide else [told, [(" " * 11, look.dim), piece]]
         if state.loaded is None:
             return lines
         is_loaded = state.solution.plan == state.loaded
@@ -138,13 +142,11 @@ def _against(ratio: float) -> str:
 def _speed(prediction: Prediction, look: Look) -> Line:
     if not math.isfinite(prediction.tpot_s):
         return [("never ends: two neighbours have no link", look.bad)]
-    disk = prediction.streamed_bytes_per_token
     return [
         (f"{ms_text(prediction.tpot_s)} ms/token", look.text + Style(bold=True)),
         (f" · {prediction.tokens_per_s:.1f} tok/s", look.text + Style(bold=True)),
         (f" · first token {seconds_text(prediction.ttft_s)}", look.text),
         (f" after {count_text(prediction.prompt_tokens)} tok", look.dim),
-        (f" · {bytes_text(disk)}/token from disk" if disk else "", fg(look.vivid(look.warning))),
     ]
 
 
@@ -230,9 +232,8 @@ def _sizes(state: PlanState, look: Look) -> list[Line]:
             f"   {' '.join(named.get(peer, peer) for peer in size.peers)}"
         )
         lines.append([(text, look.text + Style(bold=is_this) if is_this else look.dim)])
-    missing = [
-        n for n in range(1, len(solution.reasons) + 1) if n not in {s.num_devices for s in solution.sizes}
-    ]
+    most = len(solution.reasons) - len(state.excluded)
+    missing = [n for n in range(1, most + 1) if n not in {s.num_devices for s in solution.sizes}]
     if missing:
         told = ", ".join(map(str, missing))
         lines.append([(f" {told:>9}  too few or too many for this model", look.dim)])

@@ -259,7 +259,7 @@ def phase_text(phase: Phase, spinner: str, key: Callable[[str], str]) -> str:
             if done_event.ttft_s is not None:
                 parts.append(f"first token {seconds_text(done_event.ttft_s)}")
             if done_event.cached_tokens:
-                parts.append(f"{count_text(done_event.cached_tokens)} tok from the cache")
+                parts.append(f"{count_text(done_event.cached_tokens)} tok cached")
             if done_event.finish_reason == "length":
                 parts.append("cut at the token limit")
             return " · ".join(parts)

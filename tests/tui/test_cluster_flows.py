@@ -12,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Footer
 
-from dnet_core.events import Event, SessionEnded
+from dnet_core.events import Event, PeerOffered, RingLost, SessionEnded
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_core.types.ring import LayerWindow
 from dnet_tui.app import DnetApp
@@ -317,6 +317,55 @@ async def test_a_streamed_layer_says_so_and_what_its_last_turn_took(open_table: 
 
 
 # ---- activity ----
+
+
+async def test_the_focus_is_seen_and_says_its_keys(open_table: OpenTable) -> None:
+    async with open_table(count=2, size=(80, 24)) as table:
+        await table.press("ctrl+l")
+        assert "tab comes here, to choose a device" in table.text()
+        assert table.line("Activity").endswith("tab comes here, / filters")
+        await table.press("tab")
+        assert table.app.focused is table.app.query_one("#strip")
+        assert table.line("L0").endswith("← → others · enter opens")
+        await table.press("tab")
+        assert "enter opens · x plans without · ↓ ↑ others" in table.text()
+        table.app.query_one(LogView).focus()
+        await table.press("down")
+        assert table.line("▸ Activity").endswith(" / filters")
+        await table.press("slash", "escape")
+        assert "chat.stop" in {b.binding.id for b in table.app.screen.active_bindings.values()}
+        await table.press("escape")
+        assert table.line("Activity").endswith("tab comes here, / filters")
+
+
+async def test_no_line_of_the_log_is_cut_when_its_scroll_bar_comes(open_table: OpenTable) -> None:
+    async with open_table(size=(200, 60)) as table:
+        view = table.app.query_one(LogView)
+        width = view.scrollable_content_region.width
+        for _ in range(40):
+            table.app._note(RingLost(FITS, "mbp-16", "a reason that is longer than a line of the log"))
+        table.app._show_view()
+        table.app._side._pace.flush_now()
+        await table.pilot.pause()
+        assert view.show_vertical_scrollbar
+        assert view.scrollable_content_region.width == width
+
+
+async def test_a_device_that_is_back_is_told_with_what_takes_it_in(open_table: OpenTable) -> None:
+    async with open_table() as table:
+        table.app._note(PeerOffered("mini", FITS))
+        await table.pilot.pause()
+        assert [n.message for n in table.app._notifications] == ["mini is back: ctrl+p, Take in mini."]
+
+
+async def test_a_plan_without_a_device_says_nothing_of_more_devices_and_all_of_what_streams(
+    open_table: OpenTable,
+) -> None:
+    async with open_table(count=2, size=(80, 24)) as table:
+        await table.press("f12", "x")
+        assert "too few or too many" not in table.text()
+        await table.press("u", "minus")
+        assert "MB/token from disk" in table.text() or "GB/token from disk" in table.text()
 
 
 async def test_the_log_is_filtered_and_shown_again(open_table: OpenTable) -> None:

@@ -134,7 +134,11 @@ async def test_the_endpoint_serves_beside_the_chat() -> None:
         assert on.url in desk.text()
         await desk.pilot.press("escape")
         await desk.pilot.press("f4")
+        assert isinstance(desk.app.endpoint, On), "who wants its address again does not switch it off"
+        assert "F4 switches it off" in desk.text()
+        await desk.pilot.press("f4")
         await desk.until(lambda: isinstance(desk.app.endpoint, Off))
+        await desk.pilot.press("escape")
         refused = socket.socket()
         assert refused.connect_ex(("127.0.0.1", on.port)) != 0, "nothing listens any more"
         refused.close()

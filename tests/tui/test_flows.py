@@ -381,6 +381,12 @@ async def test_the_palette_reaches_what_keys_reach(open_desk: OpenDesk) -> None:
             "Reload model",
         }
         assert expected <= set(commands)
+        told = {c.title: c.help for c in desk.app.get_system_commands(desk.app.screen)}
+        assert told["Again"] == "Answer the last question again · ctrl+r"
+        commands["Copy"]()
+        commands["Copy"]()
+        await desk.pilot.pause()
+        assert desk.app.is_running and not desk.app._exit, "only its key quits"
         await desk.pilot.press("ctrl+p")
         await desk.pilot.pause()
         assert isinstance(desk.app.screen, CommandPalette)
