@@ -345,6 +345,7 @@ class DnetApp(PlanApp):
         self._spin += 1
         if self._is_busy:
             self._status.now_s = self._timing.clock()
+            self._devices.list.now_s = self._timing.clock()
             self._status.spin = self._spin
             self.tick_picker()
         self.conversation.spin = self._spin

@@ -47,6 +47,7 @@ class Card:
     longest_s: float  # the slowest device's time per token: the height of the bars
     look: Look
     selected: bool = False
+    now_s: float = 0.0  # by the clock of what is on its way
 
     @property
     def color(self) -> Style:
@@ -89,7 +90,7 @@ class Card:
         if self.arriving is None:
             return ""
         sign, transfer = self.arriving
-        return f"{sign} {transfer.text(transfer.moved_s)}"
+        return f"{sign} {transfer.text(max(self.now_s, transfer.moved_s))}"
 
     @property
     def arriving_share(self) -> str:

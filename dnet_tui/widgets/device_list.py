@@ -20,6 +20,7 @@ from textual.widget import Widget
 from dnet_tui.figures import device_figures
 from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.look import Look
+from dnet_tui.state import Loading
 from dnet_tui.widgets.device_card import Card, table_heading, table_row
 from dnet_tui.widgets.panel import Line, Panel
 
@@ -55,6 +56,8 @@ class DeviceList(Panel, can_focus=True):
     ]
 
     cursor: reactive[int] = reactive(0, init=False, repaint=False)
+    now_s: reactive[float] = reactive(0.0, init=False, repaint=False)
+    """By the clock of what is on its way; painted when something has stalled, of which no event tells."""
 
     @dataclass
     class Opened(Message):
@@ -79,7 +82,7 @@ class DeviceList(Panel, can_focus=True):
             return [[("  no devices yet", look.dim)]]
         longest_s = max((f.split.total_s for f in figures if f.split is not None), default=0.0)
         chosen = min(self.cursor, len(figures) - 1) if self.has_focus else -1
-        cards = [Card(f, longest_s, look, selected=f.index == chosen) for f in figures]
+        cards = [Card(f, longest_s, look, selected=f.index == chosen, now_s=self.now_s) for f in figures]
         form = _form(len(cards), width, room)
         lines = [table_heading(width, look)] if width >= _TABLE_WIDTH else []
         apart = form is Card.two_lines and 3 * len(cards) <= room
@@ -122,6 +125,12 @@ class DeviceList(Panel, can_focus=True):
         if self._spans and isinstance(self.parent, Widget):
             _, first, stop = self._spans[min(self.cursor, len(self._spans) - 1)]
             self.parent.scroll_to_region(Region(0, first, 1, stop - first), animate=False)
+
+    def watch_now_s(self, now_s: float) -> None:
+        model = self.view.model
+        on_the_way = (*model.fetches.values(), *model.progress.values()) if isinstance(model, Loading) else ()
+        if any(transfer.is_stalled(now_s) for transfer in on_the_way):
+            self.repaint()
 
     def action_move(self, step: int) -> None:
         self.cursor = max(0, min(len(self._spans) - 1, self.cursor + step))

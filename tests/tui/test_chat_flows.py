@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import json
 import weakref
@@ -16,6 +17,7 @@ from textual.widgets import Input, OptionList, TabbedContent
 from dnet_core.types.generation import Message, Role
 from dnet_tui import personal_app
 from dnet_tui.chat import Finished, Queued, Reading, Stopped
+from dnet_tui.clipboard import copy_text, uses_pbcopy
 from dnet_tui.history import ChatSummary, History
 from dnet_tui.personal_app import Personal, PersonalApp
 from dnet_tui.preferences import Preferences, load_preferences
@@ -541,6 +543,35 @@ async def test_on_a_mac_pbcopy_is_used(open_desk: OpenDesk, monkeypatch: pytest.
         desk.app.conversation.copy_answer()
         await settled(desk, lambda: bool(copied))
         assert copied == ["The capital of France is **Paris**."]
+
+
+@pytest.mark.parametrize(
+    ("platform", "over_ssh", "uses"),
+    [("darwin", False, True), ("darwin", True, False), ("linux", False, False)],
+)
+def test_the_clipboard_is_that_of_the_machine_in_front(platform: str, over_ssh: bool, uses: bool) -> None:
+    assert uses_pbcopy(platform, over_ssh=over_ssh) == uses
+
+
+async def test_what_the_copying_command_does_not_take_the_terminal_is_given(tmp_path: Path) -> None:
+    given: list[str] = []
+    file = tmp_path / "clipboard"
+    await copy_text("Grüße", given.append, ("sh", "-c", f"cat > {file}"))
+    assert file.read_text(encoding="utf-8") == "Grüße"
+    assert given == []
+    for command in (("false",), ("no-such-command",)):
+        await copy_text("again", given.append, command)
+    assert given == ["again", "again"]
+
+
+async def test_over_ssh_the_terminal_is_told_to_copy(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await ask(desk, "The capital?")
+        written: list[str] = []
+        desk.app._driver.write = written.append  # type: ignore[union-attr,method-assign]
+        desk.app.conversation.copy_answer()
+        text = base64.b64encode(b"The capital of France is **Paris**.").decode()
+        assert f"\x1b]52;c;{text}\a" in "".join(written)
 
 
 async def test_ctrl_c_copies_a_selection_and_twice_quits(open_desk: OpenDesk) -> None:

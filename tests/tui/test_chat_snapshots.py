@@ -114,6 +114,7 @@ CASES: dict[str, tuple[tuple[int, int], Act, Answer | None, str]] = {
     "history_120x40": (MIDDLE, history, None, "dark"),
     "history_light_80x24": (SMALL, history, None, "light"),
     "palette_80x24": (SMALL, palette, None, "dark"),
+    "palette_120x40": (MIDDLE, palette, None, "dark"),
 }
 
 

@@ -12,19 +12,24 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Footer
 
-from dnet_core.events import Event, PeerOffered, RingLost, SessionEnded
+from dnet_core.events import Event, MemoryReported, PeerOffered, RingLost, SessionEnded
 from dnet_core.types.generation import GenerationEvent, GenerationRequest, SamplingParams
 from dnet_core.types.ring import LayerWindow
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Queued, Stopped, asked, request_for
+from dnet_tui.figures import device_figures
 from dnet_tui.screens.device import DeviceScreen
 from dnet_tui.screens.plan import PlanScreen
-from dnet_tui.state import Loading, Ready
+from dnet_tui.state import ClusterView, Device, Loading, Ready
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
+from dnet_tui.widgets.device_card import Card, sparks
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.key_bar import KeyBar
 from dnet_tui.widgets.layer_strip import LayerStrip
+from dnet_tui.widgets.timeline import Timeline
+from tests.fake_coordinator import peer
 from tests.tui.macs import FITS, GatedMacs, ask, checked, loaded, macs_app
+from tests.tui.test_prose import LOOK
 
 
 @dataclass
@@ -289,6 +294,42 @@ async def test_a_chip_is_told_in_full_where_there_is_room(open_table: OpenTable)
             table.app.post_message(DeviceList.Opened("air"))
             await table.pilot.pause()
             assert f"Machine   {chip}" in table.text()
+
+
+async def test_the_timeline_adds_up_to_the_time_of_a_token(open_table: OpenTable) -> None:
+    async with open_table(3, size=(200, 60)) as table:
+        await ask(table.macs, table.pilot, 20)
+        panel = table.app.query_one(Timeline)
+        lines = [strip.text.rstrip() for strip in (panel.render_line(y) for y in range(panel.size.height))]
+        total = float(lines[0].split()[-2])
+        bars = [line for line in lines if line[:2] in ("A ", "B ", "C ")]
+        parts = [float(bar.split()[-2]) for bar in bars]
+        assert len(parts) == 3
+        assert sum(parts) == pytest.approx(total, abs=2), "as far as they are rounded"
+        assert all("█" in bar for bar in bars)
+        assert "▒" in bars[0], "what it waits for its disk"
+        ends = [max(x for x, letter in enumerate(bar) if letter in "█▒░") for bar in bars]
+        starts = [min(x for x, letter in enumerate(bar) if letter in "█▒░") for bar in bars]
+        assert all(abs(start - end - 1) <= 1 for end, start in zip(ends, starts[1:], strict=False)), (
+            "one by one"
+        )
+
+
+@pytest.mark.parametrize(
+    ("used", "sign", "color"), [(80, "", "own"), (86, "", "warning"), (96, "!", "error")]
+)
+def test_the_memory_bar_warns_before_it_is_full(used: int, sign: str, color: str) -> None:
+    seen = Device(peer("x"), None, MemoryReported("x", used * 10**9, used * 10**9, 70 * 10**9, 100 * 10**9))
+    (figures,) = device_figures(ClusterView(devices=(seen,)))
+    line = Card(figures, 1.0, LOOK).memory(38)
+    wanted = {"own": LOOK.device(0), "warning": LOOK.warning, "error": LOOK.vivid(LOOK.error)}[color]
+    assert line[1][1].color == wanted.rich_color
+    assert line[-1][0].strip() == f"{sign}{used}/100 GB"
+
+
+def test_bars_of_history_stand_on_zero() -> None:
+    assert sparks((0.0, 1.0, 4.0), 4.0, 3) == " ▃█"
+    assert sparks((3.9, 4.0), 4.0, 2) == "██", "close times look alike"
 
 
 # ---- layers ----

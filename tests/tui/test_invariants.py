@@ -46,6 +46,8 @@ def test_every_binding_has_an_id_and_a_description() -> None:
         assert isinstance(binding, Binding), binding
         assert binding.id, binding
         assert binding.description, binding
+        keys = binding.key.split(",")
+        assert not all("alt+" in key for key in keys), f"only with alt: {binding}"
     ids = [binding.id for binding in bindings]
     assert len(set(ids)) == len(ids)
 

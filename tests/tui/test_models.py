@@ -301,6 +301,49 @@ async def test_the_picker_says_which_device_fetches_and_how_far(open_desk: OpenD
         assert "3% fetched" in row, "of the device that will be last"
 
 
+async def test_bytes_that_do_not_come_are_said_to_have_stalled_everywhere(open_desk: OpenDesk) -> None:
+    async with open_desk(four(), size=(120, 40), loaded=False) as desk:
+        await desk.step(2)
+        for second in range(4):
+            desk.fake.gate.now_s += 1
+            desk.fake.tell(FetchProgressed(MODEL, second * 110_000_000, 4_600_000_000, "mbp-16"))
+            await desk.pilot.pause()
+
+        async def wait(seconds: float) -> str:
+            desk.fake.gate.now_s += seconds
+            desk.app._tick()
+            await desk.pilot.pause()
+            return desk.screen_text()
+
+        text = await wait(14)
+        assert "0.3/4.6 GB · stalled" not in text
+        text = await wait(1)
+        assert "fetching on mbp-16 0.3/4.6 GB · stalled for 15 s" in text.splitlines()[0]
+        assert "↓ 0.3/4.6 GB · stalled for 15 s" in text, "on its card, too"
+        await desk.pilot.press("ctrl+o")
+        await desk.pilot.pause(0.05)
+        text = await wait(5)
+        assert "fetches 0.3/4.6 GB · stalled for 20 s" in text
+        assert "╌ stalled" in text
+
+
+async def test_quitting_names_the_download_that_would_stop() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        desk.sand.flows.clear()
+        await desk.pilot.press("d", "enter")
+        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.pilot.press("escape", "ctrl+q")
+        await desk.pilot.pause()
+        told = " ".join(desk.text().replace("│", " ").split())
+        assert f"{QWEN_8B} is being fetched; what has come stays" in told
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert QWEN_8B in desk.app.work_in_hand.downloads
+        assert desk.app._exit is False
+
+
 async def test_the_picker_names_the_devices_that_have_a_model() -> None:
     async with table() as desk:
         await desk.open()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnet_core.settings import paths
 from dnet_core.types.generation import SamplingParams
 from dnet_tui.chat import AS_THE_MODEL_LIKES, ChatOverrides, ChatSettings, Queued, asked, request_for
 from dnet_tui.chat_form import ChatForm, form_of
@@ -42,6 +43,14 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_no_file_is_no_problem(tmp_path: Path) -> None:
     assert load_preferences(tmp_path / "no" / "file.json") == (Preferences(), ())
+
+
+def test_nothing_is_kept_in_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DNET_HOME")
+    monkeypatch.chdir(tmp_path)
+    for place in (paths().terminal_settings, paths().chats, paths().logs):
+        assert place.is_absolute()
+        assert not place.is_relative_to(tmp_path)
 
 
 def test_a_broken_file_says_the_line_and_is_kept(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 CASES: dict[str, tuple[tuple[int, int], Callable[[], FakeCoordinator], Act]] = {
     "downloading_80x24": ((80, 24), lambda: FakeCoordinator(fetch_bytes=4_600_000_000), downloading),
+    "downloading_120x40": ((120, 40), lambda: FakeCoordinator(fetch_bytes=4_600_000_000), downloading),
     "fetching_120x40": ((120, 40), four, fetching),
     "fetching_80x24": ((80, 24), four, fetching),
     "no_devices_120x40": ((120, 40), lambda: FakeCoordinator(devices=()), no_devices),
