@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from textual.widgets._footer import FooterKey
 
 import dnet_core
 import dnet_tui
+from dnet_core.errors import PeerLost
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import Finished
 from dnet_tui.launch import timing_here
 from dnet_tui.pace import COST_SHARE, Pace, Timing
 from dnet_tui.widgets.layer_strip import LayerStrip, slow_devices
 from tests.fake_coordinator import Answer, FakeCoordinator, words
-from tests.tui.conftest import MODEL, OpenDesk
+from tests.tui.conftest import MODEL, OpenDesk, still
 
 
 def own_classes() -> list[type[DOMNode]]:
@@ -202,6 +204,7 @@ async def test_over_ssh_nothing_moves_and_the_screen_is_drawn_once_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert timing_here() == Timing()
+    assert (Timing().panels_s, Timing().tick_s) == (1 / 2, 1 / 8), "panels 2, the strip 8 times a second"
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.2 50000 10.0.0.1 22")
     timing = timing_here()
     assert min(timing.view_s, timing.panels_s, timing.tick_s or 0) >= 1
@@ -235,3 +238,36 @@ async def test_no_cursor_blinks_where_nothing_is_drawn_by_itself(open_desk: Open
                 assert not widget.cursor_blink, (desk.app.screen, widget)
             assert not desk.prompt.cursor_blink
         assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("end", ["done", "stopped", "failed", "left"])
+async def test_however_an_answer_ends_all_of_it_is_shown(end: str) -> None:
+    """Though the next flush is far away; tokens that came since the last one are not lost."""
+    error = PeerLost("shard-2", "gone") if end == "failed" else None
+    fake = FakeCoordinator(answers=[Answer(words("one two three four"), error)])
+    timing = replace(still(fake.gate), stream_s=1000.0)
+    app = DnetApp(lambda: fake, MODEL, timing=timing)
+    async with app.run_test() as pilot:
+        await fake.gate.arrive()
+        await fake.gate.step(5)
+        await pilot.pause()
+        app.conversation.prompt.insert("Count")
+        await pilot.press("enter")
+        await fake.gate.step(4)
+        await pilot.pause()
+        assert app.conversation.turns[0].answer in ("", "one"), "the rest waits for its turn"
+        match end:
+            case "stopped":
+                await pilot.press("escape")
+                wanted = "one two three"
+            case "left":
+                app.conversation.save_unfinished()
+                wanted = "one two three"
+            case _:
+                while not fake.ended:
+                    await fake.gate.step()
+                wanted = "one two three four"
+        await pilot.pause()
+        assert app.conversation.turns[0].answer == wanted
+        text = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert wanted in text

@@ -16,9 +16,9 @@ from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
 from dnet_core.errors import LoadError, NotReady
 from dnet_core.events import FetchProgressed, LoadProgressed
-from dnet_core.types.models import Fits, ModelFit, Room, TooBig
+from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_tui.app import DnetApp
-from dnet_tui.catalogue import Catalogue, fit_text
+from dnet_tui.catalogue import Catalogue, Row, fit_text, state_text
 from dnet_tui.pace import Timing
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.state import Loading, Ready, Unusable
@@ -567,6 +567,12 @@ async def test_a_device_that_leaves_makes_the_fits_be_computed_again() -> None:
         before = desk.picker.catalogue.fits[LLAMA]
         desk.demo.lose("mbp-16")
         await desk.until(lambda: desk.picker.catalogue.fits.get(LLAMA) not in (None, before))
+
+
+def test_a_gated_model_says_what_to_do() -> None:
+    entry = ModelEntry("meta/locked", ModelOrigin.FOUND, 5 * 10**9, 0, "4bit", 32, is_gated=True)
+    row = Row(entry, None, None, is_loaded=False)
+    assert state_text(row) == "gated: accept its licence on the hub and set HF_TOKEN"
 
 
 def test_the_words_for_fit() -> None:

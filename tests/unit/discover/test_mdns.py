@@ -111,7 +111,7 @@ async def test_only_its_own_cluster_and_any_version(cluster: str) -> None:
     ):
         peers = {peer.name: peer for peer in (await watch.seen(), await watch.seen())}
     assert peers.keys() == {"old", "new"}
-    assert "runs version 0.0.9" in str(peers["old"].cannot_join)
+    assert "runs version 0.0.9 (protocol 1), this is 0.1.0" in str(peers["old"].cannot_join), "both are told"
     assert peers["new"].cannot_join is None
 
 
