@@ -108,11 +108,13 @@ class Catalogue:
         return tuple(sorted(rows, key=_order))
 
     def preselected(self) -> str | None:
-        """What is loaded or will be, else the smallest good model that fits; None while nothing is known."""
+        """What is loaded or will be, else what is suggested; None while nothing is known."""
         if self.arrival is not None:
             return self.arrival.model
-        if self.loaded is not None:
-            return self.loaded
+        return self.loaded or self.suggested()
+
+    def suggested(self) -> str | None:
+        """The smallest good model that fits; None while nothing is known to fit."""
         rows = [row for section in self.sections() for row in section.rows]
         fitting = [row for row in rows if isinstance(row.fit, Fits) and not row.fit.num_streamed]
         good = [row for row in fitting if _GOOD_BYTES[0] <= (row.size_bytes or 0) <= _GOOD_BYTES[1]]

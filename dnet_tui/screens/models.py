@@ -132,7 +132,8 @@ class ModelPicker(ModalScreen[str | None]):
 
     def _show(self) -> None:
         if not self._list.was_moved and not self._wanted and self._asked is None:
-            self._list.chosen = self.catalogue.preselected() or self._list.chosen
+            suggested = self.catalogue.suggested() if self._intro else None
+            self._list.chosen = suggested or self.catalogue.preselected() or self._list.chosen
         self._list.sections = self.catalogue.sections(self._wanted)
         self._show_detail()
 

@@ -21,6 +21,7 @@ from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, Row, fit_text, state_text
 from dnet_tui.pace import Timing
 from dnet_tui.screens.models import ModelPicker
+from dnet_tui.service_app import Services
 from dnet_tui.state import Loading, Ready, Unusable
 from dnet_tui.widgets.model_list import ModelList
 from tests.fake_coordinator import FakeCoordinator
@@ -86,12 +87,14 @@ class Table:
 
 
 @asynccontextmanager
-async def table(count: int = 2, size: tuple[int, int] = (120, 40)) -> AsyncIterator[Table]:
+async def table(
+    count: int = 2, size: tuple[int, int] = (120, 40), services: Services | None = None
+) -> AsyncIterator[Table]:
     """Simulated Macs with a clock of their own; Llama 70B is loaded."""
     sand = Sand()
     demo = DemoCluster(Macs(count), pause=sand.pause, clock=sand.clock)
     timing = Timing(stream_s=0, view_s=0, tick_s=None, blink=False, clock=sand.clock)
-    app = DnetApp(lambda: demo, LLAMA, timing=timing)
+    app = DnetApp(lambda: demo, LLAMA, timing=timing, services=services or Services())
     async with app.run_test(size=size) as pilot:
         found = Table(app, pilot, demo, sand)
         await found.until(lambda: isinstance(app.view.model, Ready))
@@ -112,6 +115,18 @@ async def test_it_lists_what_is_here_first_and_what_each_would_do() -> None:
         assert "streams 24 layers" in streams
         assert desk.chosen == LLAMA, "what is loaded is highlighted"
         assert "80 layers on 2 devices: about 7.8 tok/s" in text
+
+
+async def test_the_welcome_suggests_a_small_good_model_and_fetches_nothing_unasked() -> None:
+    async with table(services=Services(is_first_use=True)) as desk:
+        await desk.until(lambda: len(desk.picker.catalogue.fits) == 11)
+        await desk.pilot.pause()
+        assert desk.chosen == "mlx-community/Qwen3-4B-4bit"
+        await desk.pilot.press("enter")
+        assert "2.5 GB to fetch" in desk.text()
+        assert not desk.demo.is_changing
+        await desk.pilot.press("escape", "escape")
+        assert not isinstance(desk.app.screen, ModelPicker)
 
 
 async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
