@@ -47,7 +47,7 @@ from dnet_tui.work import work_on
 
 OpenCluster = Callable[[], AbstractAsyncContextManager[Cluster]]
 _CANCELLED = "loading was cancelled"
-_NARROW_KEYS = (
+_KEYS = (
     Hint("app.help", "help"),
     Hint("chat.stop", "stop"),
     Hint("model.pick", "model"),
@@ -55,8 +55,15 @@ _NARROW_KEYS = (
     Hint("chat.new", "new"),
     Hint("app.quit", "quit"),
     Hint("chat.history", "history"),
+    Hint("app.palette", "more"),
+    Hint("app.settings", "settings"),
+    Hint("endpoint.toggle", "endpoint"),
+    Hint("plan.open", "plan"),
+    Hint("chat.settings", "this chat"),
+    Hint("chat.again", "again"),
+    Hint("cluster.join", "adds a device"),
 )
-"""What stands below the prompt where the footer has no room, as far as there is room for it."""
+"""What stands below the prompt where the footer has no room or room for more, as far as there is room."""
 
 
 class DnetApp(PlanApp):
@@ -116,7 +123,7 @@ class DnetApp(PlanApp):
             yield self.conversation
             yield self._side
         yield Footer(compact=True)
-        yield KeyBar(*_NARROW_KEYS, rows=1, id="narrow-keys")
+        yield KeyBar(*_KEYS, rows=1, id="keys")
 
     def on_mount(self) -> None:
         self.conversation.prompt.focus()
@@ -286,13 +293,6 @@ class DnetApp(PlanApp):
     def _load_for_conversation(self) -> None:
         if not self._is_loading:
             self._load()
-
-    @on(StatusLine.Clicked)
-    def _open_from_status(self, message: StatusLine.Clicked) -> None:
-        if message.endpoint:
-            self.action_endpoint_panel()
-        else:
-            self.action_models()
 
     # --- what is shown ----------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from textual.events import Click
+from rich.style import Style
+from textual.events import Click, MouseEvent, MouseMove
 from textual.geometry import Size
 from textual.reactive import reactive
 from textual.strip import Strip
@@ -45,9 +46,11 @@ class _Placed:
 class KeyBar(Widget):
     """Paints `hints` with their keys as they are now; a click does what the key does."""
 
-    DEFAULT_CSS = "KeyBar { height: auto; width: 1fr; }"
+    DEFAULT_CSS = "KeyBar { height: auto; width: 1fr; pointer: pointer; }"
 
     hints: reactive[tuple[Hint, ...]] = reactive((), init=False, layout=True)
+    hovered: reactive[Hint | None] = reactive[Hint | None](None, init=False)
+    """What is under the mouse."""
 
     def __init__(self, *hints: Hint, rows: int | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -82,19 +85,29 @@ class KeyBar(Widget):
         for placed in self._placed(self.size.width):
             if placed.y == y:
                 pieces += [(_APART, look.dim)] if pieces else []
-                pieces += [(placed.key, fg(look.accent)), (f" {placed.hint.does}", look.dim)]
+                mark = Style(underline=True) if placed.hint == self.hovered else Style()
+                pieces += [(placed.key, fg(look.accent) + mark), (f" {placed.hint.does}", look.dim + mark)]
         return row(pieces, self.size.width, self.rich_style)
 
     async def on_click(self, event: Click) -> None:
         """Do what is clicked; a double click does not answer the question that its first click raised."""
         event.stop()
+        hint = self._at(event)
+        if event.chain == 1:
+            self._begun = hint
+        if hint is not None and hint == self._begun:
+            await self._do(hint.id)
+
+    def _at(self, event: MouseEvent) -> Hint | None:
         at = event.get_content_offset_capture(self)
-        for placed in self._placed(self.size.width):
-            if placed.y == at.y and placed.x <= at.x < placed.stop:
-                if event.chain == 1:
-                    self._begun = placed.hint
-                if placed.hint == self._begun:
-                    await self._do(placed.hint.id)
+        shown = self._placed(self.size.width)
+        return next((p.hint for p in shown if p.y == at.y and p.x <= at.x < p.stop), None)
+
+    def on_mouse_move(self, event: MouseMove) -> None:
+        self.hovered = self._at(event)
+
+    def on_leave(self) -> None:
+        self.hovered = None
 
     async def leave(self) -> None:
         """Do what the last of the hints says: on every screen that leaves it, or takes one step back."""
@@ -102,6 +115,9 @@ class KeyBar(Widget):
 
     async def _do(self, binding_id: str) -> None:
         """Run the action of a binding of the screen, of the app, or of a part of the screen."""
+        if binding_id == "app.palette":  # Textual's own
+            await self.app.run_action("app.command_palette")
+            return
         for node in (self.screen, self.app, *self.screen.query()):
             for kind in type(node).__mro__:
                 for binding in own_bindings(kind):

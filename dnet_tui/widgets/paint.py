@@ -32,11 +32,3 @@ def row(pieces: Iterable[Piece], width: int, base: Style) -> Strip:
     if left:
         segments.append(Segment(" " * left, base))
     return Strip(segments, width)
-
-
-def two_sides(left: list[Piece], right: list[Piece], width: int, base: Style) -> Strip:
-    """Paint `left` and, as far as there is room beside it, `right` at the right edge."""
-    gap = width - width_of(left) - width_of(right)
-    if gap < 1:
-        return row(left, width, base)
-    return row([*left, (" " * gap, base), *right], width, base)

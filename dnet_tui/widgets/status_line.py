@@ -1,13 +1,17 @@
-"""The top line: how the cluster is, which model, what is going on, how fast."""
+"""The top line: how the cluster is, which model, what is going on, how fast.
+
+ dnet ● 2 devices  some-model        first token 0.6 s  14.7 tok/s  API :8080     a click opens
+|palette |cluster  |models                                          |endpoint
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rich.style import Style
 from textual.color import Color
-from textual.events import Click
-from textual.message import Message
+from textual.events import Click, MouseMove
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
@@ -16,19 +20,21 @@ from dnet_tui.look import Look, fg, look_of
 from dnet_tui.serving import EndpointState, Off, On, Starting
 from dnet_tui.state import ClusterView, NoModel, Preparing, Ready, Unusable
 from dnet_tui.units import progress_bytes_text, seconds_text
-from dnet_tui.widgets.paint import Piece, two_sides, width_of
+from dnet_tui.widgets.paint import Piece, row, width_of
 from dnet_tui.widgets.turn import SPINNER
 from dnet_tui.work import Step, Work
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    pieces: list[Piece]
+    action: str | None = None
 
 
 class StatusLine(Widget):
     """Paints `view` and the newest speeds; `spin` moves while something is being prepared."""
 
-    DEFAULT_CSS = "StatusLine { height: 1; background: $panel; }"
-
-    @dataclass
-    class Clicked(Message):
-        endpoint: bool
+    DEFAULT_CSS = "StatusLine { height: 1; background: $panel; pointer: pointer; }"
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)
     speeds: reactive[tuple[float | None, float | None]] = reactive((None, None), init=False)
@@ -38,46 +44,83 @@ class StatusLine(Widget):
     now_s: reactive[float] = reactive(0.0, init=False, repaint=False)
     """By the clock of `work`; a new `spin` paints it."""
     spin: reactive[int] = reactive(0, init=False)
+    hovered: reactive[str | None] = reactive(None, init=False)
+    """The action of what is under the mouse."""
 
     def __init__(self, badge: str = "") -> None:
         """`badge` marks what is on the screen as something else than a cluster at work."""
         super().__init__(id="status")
         self._badge = badge
 
+    def _action_at(self, x: int) -> str | None:
+        """What a click on cell `x` does."""
+        for start, part in self._placed():
+            if start <= x < start + width_of(part.pieces):
+                return part.action
+        return None
+
+    def on_mouse_move(self, event: MouseMove) -> None:
+        self.hovered = self._action_at(event.x)
+
+    def on_leave(self) -> None:
+        self.hovered = None
+
     def on_click(self, event: Click) -> None:
-        """The end of the line opens the endpoint's panel, the rest the models."""
-        self.post_message(self.Clicked(endpoint=event.x >= self.size.width - 24))
+        action = self._action_at(event.x)
+        if action is not None:
+            self.call_next(self.run_action, action)
 
     def render_line(self, y: int) -> Strip:
+        pieces: list[Piece] = []
+        for start, part in self._placed():
+            if start > width_of(pieces):
+                pieces.append((" " * (start - width_of(pieces)), Style()))
+            is_hovered = part.action is not None and part.action == self.hovered
+            pieces += _underlined(part.pieces) if is_hovered else part.pieces
+        return row(pieces, self.size.width, self.rich_style)
+
+    def _placed(self) -> list[tuple[int, _Part]]:
+        """The parts, each with the cell where it begins."""
         look = look_of(self.app.current_theme, self.app.theme_variables)
-        base = self.rich_style
-        left: list[Piece] = [
-            *(
-                [(f" {self._badge} ", fg(look.warning, bold=True) + Style(reverse=True))]
-                if self._badge
-                else []
-            ),
-            (" dnet ", fg(look.primary, bold=True)),
+        left = self._left(look)
+        used = width_of(piece for part in left for piece in part.pieces)
+        right = self._right(look, self.size.width - used)
+        rest = width_of(piece for part in right for piece in part.pieces)
+        if rest >= self.size.width - used:
+            right = []
+        starts = accumulate((width_of(part.pieces) for part in left), initial=0)
+        others = accumulate((width_of(part.pieces) for part in right), initial=self.size.width - rest)
+        return [*zip(starts, left, strict=False), *zip(others, right, strict=False)]
+
+    def _left(self, look: Look) -> list[_Part]:
+        name: list[Piece] = [(" dnet ", fg(look.primary, bold=True))]
+        if self._badge:
+            name.insert(0, (f" {self._badge} ", fg(look.warning, bold=True) + Style(reverse=True)))
+        devices: list[Piece] = [
             (_dot(self.view), fg(_health(self.view, look))),
             (f" {_devices_text(self.view)}", Style()),
         ]
-        name = self.view.model_name
-        if name is not None:
-            shown = name if self.size.width >= 100 else name.rpartition("/")[2] or name
-            left.append((f"  {shown}", Style(bold=True)))
+        model: list[Piece] = []
+        if self.view.model_name is not None:
+            whole = self.view.model_name
+            shown = whole if self.size.width >= 100 else whole.rpartition("/")[2] or whole
+            model = [(f"  {shown}", Style(bold=True))]
         step = self._step(look, has_rate=True)
-        if width_of(left) + width_of(step) > self.size.width:  # the time left says more than the rate
+        if width_of([*name, *devices, *model, *step]) > self.size.width:  # the time left says more
             step = self._step(look, has_rate=False)
-        left += step
-        return two_sides(left, self._right(look, self.size.width - width_of(left)), self.size.width, base)
+        return [
+            _Part(name, "app.command_palette"),
+            _Part(devices, "app.cluster"),
+            _Part([*model, *step], "app.models"),
+        ]
 
-    def _right(self, look: Look, room: int) -> list[Piece]:
+    def _right(self, look: Look, room: int) -> list[_Part]:
         """Speed and endpoint; where there is no room for all, the time to the first token goes first."""
         first, rate = self._speed_pieces(look)
-        end: list[Piece] = [*self._endpoint_pieces(look), (" ", Style())]
-        for pieces in ([*first, *rate, *end], [*rate, *end]):
-            if width_of(pieces) < room:
-                return pieces
+        end = [_Part(self._endpoint_pieces(look), "app.endpoint_panel"), _Part([(" ", Style())])]
+        for pieces in ([*first, *rate], rate):
+            if width_of([*pieces, *end[0].pieces, *end[1].pieces]) < room:
+                return [_Part(pieces), *end]
         return end
 
     def _endpoint_pieces(self, look: Look) -> list[Piece]:
@@ -154,6 +197,16 @@ class StatusLine(Widget):
         if tokens_per_s is not None:
             rate += [("  ", Style()), (f"{tokens_per_s:.1f}", Style(bold=True)), (" tok/s", Style())]
         return first, rate
+
+
+def _underlined(pieces: list[Piece]) -> list[Piece]:
+    """`pieces` with a line under what is said."""
+    told: list[Piece] = []
+    for text, style in pieces:
+        said = text.strip()
+        before, after = text[: text.index(said)], text[text.index(said) + len(said) :]
+        told += [(before, style), (said, style + Style(underline=True)), (after, style)]
+    return told
 
 
 def _devices_text(view: ClusterView) -> str:

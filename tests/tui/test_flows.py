@@ -344,7 +344,9 @@ async def test_resizing_keeps_everything(open_desk: OpenDesk) -> None:
             lines = desk.screen_text().splitlines()
             narrow, flat = size[0] < 40, size[1] < 10
             assert ("Too small" in lines[0]) == (narrow or flat), size
-            assert desk.app.query_one(Footer).display == (size[0] >= 60 and size[1] >= 16), size
+            has_keys = size[0] >= 60 and size[1] >= 16
+            assert desk.app.query_one(Footer).display == (has_keys and size[0] < 120), size
+            assert desk.app.query_one("#keys").display == (has_keys and size[0] >= 120), size
             assert desk.app.query_one("#devices").display == (size[0] >= 120 and size[1] >= 30), size
             assert desk.prompt.size.height >= 1, size
         await desk.finish()

@@ -226,7 +226,7 @@ async def test_a_narrow_screen_has_its_keys_below_the_prompt(tmp_path: Path) -> 
     async with desk_with(tmp_path, (60, 16)) as desk:
         lines = desk.text().splitlines()
         assert lines[-1] == "F1 help · esc stop · ctrl+o model · ctrl+l cluster"
-        await desk.pilot.click("#narrow-keys", offset=(24, 0))
+        await desk.pilot.click("#keys", offset=(24, 0))
         assert isinstance(desk.app.screen, ModelPicker)
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual.command import CommandPalette
 from textual.geometry import Offset
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, TabbedContent
 
 from dnet_core.errors import PeerLost
 from dnet_tui.chat import Failed, Finished, Queued, Stopped
-from dnet_tui.screens.settings import PressScreen
+from dnet_tui.screens.chat_settings import ChatSettingsScreen
+from dnet_tui.screens.endpoint import EndpointScreen
+from dnet_tui.screens.join import JoinScreen
+from dnet_tui.screens.models import ModelPicker
+from dnet_tui.screens.plan import PlanScreen
+from dnet_tui.screens.settings import PressScreen, SettingsScreen
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.key_bar import KeyBar
@@ -201,3 +207,51 @@ async def test_a_key_is_chosen_with_the_mouse_and_given_back(tmp_path: Path) -> 
         await desk.until(lambda: not isinstance(desk.app.screen, PressScreen))
         await click(desk, "gives it its own back")
         assert desk.app.preferences.keys == {}
+
+
+async def test_the_parts_of_the_status_line_open_what_they_tell_of(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (120, 24)) as desk:
+        desk.app.start_endpoint()
+        await desk.until(lambda: "API :8080" in desk.text())
+        for text, kind in (
+            ("dnet", CommandPalette),
+            ("Llama-3", ModelPicker),
+            ("API", EndpointScreen),
+        ):
+            await click(desk, text)
+            await desk.until(lambda kind=kind: isinstance(desk.app.screen, kind))
+            await desk.pilot.press("escape")
+            await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+        await click(desk, "2 devices")
+        assert desk.app.screen.has_class("-cluster")
+        await desk.pilot.click("#status", offset=(90, 0))
+        await desk.pilot.pause()
+        assert not isinstance(desk.app.screen, ModalScreen), "nothing stands there"
+
+
+async def test_what_a_click_would_do_is_underlined(tmp_path: Path) -> None:
+    def underlined(desk: Table) -> str:
+        strips = desk.app.screen._compositor.render_strips()
+        return "".join(s.text for strip in strips for s in strip if s.style and s.style.underline)
+
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        await desk.pilot.hover("#status", offset=(10, 0))
+        assert underlined(desk) == "●2 devices"
+        bar = desk.app.query_one("#keys", KeyBar)
+        await desk.pilot.hover(bar, offset=(1, 0))
+        assert underlined(desk) == "F1 help"
+
+
+async def test_a_wide_screen_has_every_command_to_click(tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (200, 60)) as desk:
+        for text, kind in (
+            ("settings", SettingsScreen),
+            ("F12 plan", PlanScreen),
+            ("more", CommandPalette),
+            ("this chat", ChatSettingsScreen),
+            ("adds a device", JoinScreen),
+        ):
+            await click(desk, text)
+            await desk.until(lambda kind=kind: isinstance(desk.app.screen, kind))
+            await desk.pilot.press("escape")
+            await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
