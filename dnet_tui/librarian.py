@@ -204,7 +204,8 @@ class ModelLibrarian:
     async def _look_at(self, model: str) -> None:
         if model not in self.catalogue.fits:
             await asyncio.sleep(self._pause_s)
-            await self._fit(model)
+            if not self._awaits_load:
+                await self._fit(model)
 
     async def _search(self, words: str) -> None:
         library = self._library()

@@ -93,6 +93,7 @@ class ModelPicker(ModalScreen[str | None]):
         self._detail = Static(id="picker-detail", markup=False)
         self._note = Static(id="picker-note", markup=False)
         self._keys = KeyBar()
+        self._told = ("", "")  # in the detail and below it
         self._asked: Asked | None = None  # of the highlighted model, not yet answered
         self._is_typing = False  # a letter went to the filter, and the focus is on its way there
 
@@ -149,10 +150,12 @@ class ModelPicker(ModalScreen[str | None]):
     def _show_detail(self) -> None:
         row = self._list.row
         lines = self._no_lines() if row is None else self._lines(row)
-        self._detail.update("\n".join(lines))
-        note = self._hub_text()
-        self._note.update(note)
-        self._note.display = bool(note)
+        told = ("\n".join(lines), self._hub_text())
+        if told != self._told:  # time passes more often than it changes anything
+            self._told = told
+            self._detail.update(told[0])
+            self._note.update(told[1])
+            self._note.display = bool(told[1])
         self._keys.hints = self._hints(row)
 
     def _no_lines(self) -> list[str]:

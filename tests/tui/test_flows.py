@@ -12,6 +12,7 @@ from textual.widgets import Footer
 from dnet_core.errors import LoadError, PeerLost, StartError
 from dnet_core.types.generation import FinishReason, Message, Role, SamplingParams
 from dnet_tui.chat import Answering, ChatSettings, Failed, Finished, Queued, Stopped
+from dnet_tui.keys import EVERYWHERE, own_bindings
 from dnet_tui.state import Ready
 from dnet_tui.widgets.chat_log import ChatLog
 from tests.fake_coordinator import Answer, FakeCoordinator, words
@@ -372,18 +373,10 @@ async def test_the_palette_reaches_what_keys_reach(open_desk: OpenDesk) -> None:
         await desk.say("A question")
         await desk.finish()
         commands = {c.title: c.callback for c in desk.app.get_system_commands(desk.app.screen)}
-        expected = {
-            "Stop",
-            "New",
-            "History",
-            "Again",
-            "Cluster",
-            "Help",
-            "Quit",
-            "Theme: light",
-            "Reload model",
-        }
-        assert expected <= set(commands)
+        keys = [key.id for key in desk.app.all_keys() if key.scope == EVERYWHERE and not key.fixed]
+        titles = {b.id: b.description for kind in type(desk.app).__mro__ for b in own_bindings(kind)}
+        assert {titles[key] for key in keys} <= set(commands), "all that keys do everywhere"
+        assert {"Theme: light", "Reload model", "Copy answer", "Copy chat", "Endpoint panel"} <= set(commands)
         told = {c.title: c.help for c in desk.app.get_system_commands(desk.app.screen)}
         assert told["Again"] == "Answer the last question again · ctrl+r"
         commands["Copy"]()

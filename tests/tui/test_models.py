@@ -7,10 +7,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+import pytest
 from textual.events import Key
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
@@ -582,6 +584,26 @@ async def test_a_device_that_leaves_makes_the_fits_be_computed_again() -> None:
         before = desk.picker.catalogue.fits[LLAMA]
         desk.demo.lose("mbp-16")
         await desk.until(lambda: desk.picker.catalogue.fits.get(LLAMA) not in (None, before))
+
+
+async def test_the_picker_draws_nothing_when_only_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with table() as desk:
+        await desk.open()
+        updated: list[Static] = []
+        update = Static.update
+
+        def noting(static: Static, *arguments: Any, **options: Any) -> None:
+            updated.append(static)
+            update(static, *arguments, **options)
+
+        monkeypatch.setattr(Static, "update", noting)
+        for _ in range(5):
+            desk.sand.now_s += 0.1
+            desk.picker.now_s = desk.sand.now_s
+            await desk.pilot.pause()
+        assert updated == []
+        await desk.pilot.press("down")
+        assert updated != [], "the measuring works"
 
 
 def test_a_gated_model_says_what_to_do() -> None:

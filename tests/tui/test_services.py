@@ -80,7 +80,10 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
 
         desk.fake.library.fit = noted  # type: ignore[method-assign]
         await desk.pilot.pause()
-        assert asked == [], "devices are not measured beside the load"
+        desk.app._librarian._pause_s = 0
+        desk.app._librarian.look_at(MODEL)
+        await desk.pilot.pause(0.05)
+        assert asked == [], "devices are not measured beside the load, whatever is highlighted"
         assert "measuring the devices" in desk.text()
         await desk.load()
         await desk.until(lambda: desk.app.screen.catalogue.fits)
