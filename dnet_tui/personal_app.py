@@ -385,7 +385,7 @@ class PersonalApp(App[None], inherit_bindings=False):
             assert binding.id is not None, "every binding has an id"
             is_quitting = binding.action == "copy_or_quit"  # when nothing is selected: by its key only
             run = self.copy_selection if is_quitting else partial(self.run_action, binding.action)
-            yield SystemCommand(binding.description, f"{binding.tooltip} · {key_text(self, binding.id)}", run)
+            yield SystemCommand(binding.description, f"{key_text(self, binding.id)} · {binding.tooltip}", run)
 
     def personal_commands(self) -> Iterable[SystemCommand]:
         """What the palette offers of this half."""

@@ -359,10 +359,12 @@ def device_prediction(view: ClusterView, name: str) -> DevicePrediction | None:
 
 
 def reason_of(view: ClusterView, name: str) -> str | None:
-    """Why the newest plan gives `name` what it gives."""
-    if view.solution is None:
+    """Why the newest plan gives `name` what it gives; None as long as it has not got that."""
+    reasons = view.solution.reasons if view.solution is not None else ()
+    found = next((reason for reason in reasons if reason.peer == name), None)
+    if found is None or found.used != (assignment_of(view, name) is not None):
         return None
-    return next((reason.text for reason in view.solution.reasons if reason.peer == name), None)
+    return found.text
 
 
 def loaded_layers(model: ModelState) -> frozenset[int]:

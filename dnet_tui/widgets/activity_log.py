@@ -180,12 +180,11 @@ class ActivityLog(Vertical):
             self._show()
 
     def on_descendant_focus(self) -> None:
-        self._title.is_here = True
+        self._title.is_here = self.has_focus_within
         self._show()
 
     def on_descendant_blur(self) -> None:
-        self._title.is_here = False
-        self._show()
+        self.on_descendant_focus()
 
     @on(Input.Changed, "#activity-filter")
     def _narrow(self, event: Input.Changed) -> None:

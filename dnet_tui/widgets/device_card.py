@@ -36,7 +36,7 @@ from dnet_tui.work import Transfer
 UNKNOWN = "–"
 _WARN, _FULL = 0.85, 0.95  # of all the machine's memory
 _LEVELS = "▁▂▃▄▅▆▇█"
-_MEDIUM_SHORT = {"Thunderbolt": "TB"}
+_MEDIUM_SHORT = {"Thunderbolt": "TB", "this machine": "here"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dnet_tui.chat import ChatSettings, Queued, Stopped, asked, request_for
 from dnet_tui.figures import device_figures
 from dnet_tui.screens.device import DeviceScreen
 from dnet_tui.screens.plan import PlanScreen
-from dnet_tui.state import ClusterView, Device, Loading, Ready
+from dnet_tui.state import ClusterView, Device, Loading, Preparing, Ready
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.device_card import Card, sparks
 from dnet_tui.widgets.device_list import DeviceList
@@ -110,6 +110,14 @@ async def test_cards_show_what_was_measured_and_nothing_else(open_table: OpenTab
         shares = [int(line.split("% busy")[0].split()[-1]) for line in text.splitlines() if "% busy" in line]
         assert len(shares) == 4
         assert 85 <= sum(shares) <= 100, "the rest of a token is network"
+
+
+async def test_a_card_tells_no_reason_for_what_its_device_does_not_have(open_table: OpenTable) -> None:
+    async with open_table(count=2) as table:
+        await table.press("f5")
+        assert isinstance(table.app.view.model, Preparing)
+        assert table.text().count("not in the ring") == 2
+        assert "layers in" not in table.text()
 
 
 async def test_a_device_is_chosen_and_opened_with_keys(open_table: OpenTable) -> None:
@@ -373,7 +381,9 @@ async def test_the_focus_is_seen_and_says_its_keys(open_table: OpenTable) -> Non
         table.app.query_one(LogView).focus()
         await table.press("down")
         assert table.line("▸ Activity").endswith(" / filters")
-        await table.press("slash", "escape")
+        await table.press("slash")
+        assert "▸ Activity" in table.text()
+        await table.press("escape")
         assert "chat.stop" in {b.binding.id for b in table.app.screen.active_bindings.values()}
         await table.press("escape")
         assert table.line("Activity").endswith("tab comes here, / filters")

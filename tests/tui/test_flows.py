@@ -378,7 +378,7 @@ async def test_the_palette_reaches_what_keys_reach(open_desk: OpenDesk) -> None:
         assert {titles[key] for key in keys} <= set(commands), "all that keys do everywhere"
         assert {"Theme: light", "Reload model", "Copy answer", "Copy chat", "Endpoint panel"} <= set(commands)
         told = {c.title: c.help for c in desk.app.get_system_commands(desk.app.screen)}
-        assert told["Again"] == "Answer the last question again · ctrl+r"
+        assert told["Again"] == "ctrl+r · Answer the last question again"
         commands["Copy"]()
         commands["Copy"]()
         await desk.pilot.pause()
