@@ -23,7 +23,10 @@ from dnet_tui.blocks import MIN_WIDTH, Renderer
 LONG_CHARS = 1500
 """From this length on a paragraph is rendered by parts."""
 _REST_CHARS = 300  # are left to the rest when the front grows, for marks that close soon
-_MAY_OPEN = re.compile(r"[~`\[]|\*(?!\s)|(?<!\w)_(?!\s)")
+_MAY_OPEN = re.compile(r"~~|[`\[]|\*(?!\s)|(?<!\w)_(?!\s)")
+_IN_BRACKETS = re.compile(
+    r"\[[^\[\]]*\]"
+)  # `[1]`, which is no link: what makes it one stands right behind it
 _CONSOLE = Console(file=io.StringIO(), color_system="truecolor", legacy_windows=False, _environ={})
 
 
@@ -70,8 +73,8 @@ class LongParagraph:
         block = [Token("paragraph_open", "p", 1), inline, Token("paragraph_close", "p", -1)]
         strips = self._renderer.blocks(block, 2 * len(source) + MIN_WIDTH, {}, final=False)
         lines = [Text.assemble(*((s.text, s.style or "") for s in strip)) for strip in strips]
-        texts = [token.content for token in inline.children or () if token.type == "text"]
-        return Text("\n").join(lines), any(map(_MAY_OPEN.search, texts))
+        told = "".join(token.content for token in inline.children or () if token.type == "text")
+        return Text("\n").join(lines), _MAY_OPEN.search(_IN_BRACKETS.sub("", told)) is not None
 
     def _wrapped(self, rest: Text) -> list[Text]:
         return list((self._carry + rest).wrap(_CONSOLE, self._width, overflow="fold"))
