@@ -305,15 +305,15 @@ class Cluster:
             async with local_shard(name, options) as shard:
                 self._local[name] = shard
                 self._join(shard.peer)
-                await self._watch_local(shard)
+                await self._watch_local(shard, ", for the second time: start dnet again to have it back")
         except StartError as error:
             log.error("%s", error)  # noqa: TRY400 - what happened, not where in the code
 
-    async def _watch_local(self, shard: LocalShard) -> None:
+    async def _watch_local(self, shard: LocalShard, then: str = "") -> None:
         code = await shard.exited()
         del self._local[shard.peer.name]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        self._leave(shard.peer.name, f"its process {how}")
+        self._leave(shard.peer.name, f"its process {how}{then}")
 
     async def _look_around(self) -> None:
         member = Membership(self._options.name, __version__)

@@ -28,10 +28,12 @@ async def joined(events: AsyncIterator[Event], name: str) -> Peer:
     raise AssertionError("events do not end")
 
 
-async def left(events: AsyncIterator[Event], name: str) -> None:
+async def left(events: AsyncIterator[Event], name: str) -> str:
+    """Return why it left."""
     async for event in events:
         if isinstance(event, PeerLeft) and event.name == name:
-            return
+            return event.reason
+    raise AssertionError("events do not end")
 
 
 async def test_it_is_shown_apart_and_leaves_also_when_its_namesake_has_gone() -> None:
@@ -44,8 +46,9 @@ async def test_it_is_shown_apart_and_leaves_also_when_its_namesake_has_gone() ->
             other = await joined(events, f"{own.name} (other)")
             assert other.cannot_join is not None
             local_process(ring, own.name).kill()
+            assert await left(events, own.name) == "its process was killed by SIGKILL"
             await joined(events, own.name)  # it is started once more
             local_process(ring, own.name).kill()
-            await left(events, own.name)
+            assert "for the second time: start dnet again" in await left(events, own.name)
         await left(events, other.name)
         assert ring.peers == ()

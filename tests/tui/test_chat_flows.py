@@ -443,6 +443,7 @@ async def test_a_form_is_walked_with_arrows(open_desk: OpenDesk, kept: Kept) -> 
         await settled(desk, lambda: desk.app.theme == "textual-light")
         await desk.pilot.press("f6")
         await settled(desk, lambda: "enter changes a key" in desk.screen_text())
+        assert desk.app.focused is screen.query_one("#keys-list")
         await desk.pilot.press("down", "f6")
         await settled(desk, lambda: "next field" in desk.screen_text())
         assert desk.app.focused is screen.query_one("#field-theme")

@@ -222,9 +222,9 @@ def test_theme_key_and_plan_are_changed_in_a_terminal(terminal: Terminal, tmp_pa
 
     terminal.press("F2")
     terminal.until("settings", lambda s: "changes hold at once" in s, QUICK_S)
-    terminal.press("Right")
+    terminal.press("F6")
     terminal.until("keys", lambda s: "enter changes a key" in s, QUICK_S)
-    terminal.press("Tab", "Down", "Enter")
+    terminal.press("Down", "Enter")
     terminal.until("question", lambda s: "Press the new key for" in s, QUICK_S)
     assert "Start a new conversation" in terminal.screen()
     terminal.press("F10")
