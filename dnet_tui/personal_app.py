@@ -90,6 +90,13 @@ class PersonalApp(App[None], inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = PERSONAL_BINDINGS
     FIXED_KEYS: ClassVar[tuple[Key, ...]] = (
         Key("app.palette", EVERYWHERE, "Find a command by name", "ctrl+p", fixed=True, goes_first=True),
+        Key(
+            "focus.next",
+            EVERYWHERE,
+            "To the next part of the screen, or the one before",
+            "tab,shift+tab",
+            fixed=True,
+        ),
         Key("prompt.send", "in the prompt", "Send", "enter", fixed=True),
         Key("prompt.recall", "in the prompt", "Previous message (in an empty prompt)", "up", fixed=True),
     )

@@ -193,6 +193,7 @@ async def test_help_groups_the_keys_of_all_screens(tmp_path: Path) -> None:
         picker = text[text.index("in the model picker") : text.index("in the endpoint's panel")]
         assert "b Fetch it without loading it" in picker
         assert "One layer more streams from disk" in text
+        assert "tab, shift+tab To the next part of the screen, or the one before" in text
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 16)])
