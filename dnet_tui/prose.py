@@ -93,31 +93,37 @@ class Prose:
         """
         settled, before = len(self._settled), self._live
         self._tail += printable(text)
-        blocks = self._blocks.parse(self._tail)
-        boundary = self._boundary(blocks)
-        if boundary:
-            above, self._tail = _split(self._tail, boundary)
-            self._settle(above)
-            blocks = self._blocks.parse(self._tail)
-        joined = _joined(self._settled[-1:], self._render_tail(blocks))
+        live = self._paragraph_goes_on()
+        if live is None:
+            live = self._parse_tail()
+        joined = _joined(self._settled[-1:], live)
         self._live = joined[1:] if self._settled else joined
         return settled + _num_same(before, [*self._settled[settled:], *self._live])
 
-    def _render_tail(self, blocks: list[Token]) -> list[Strip]:
-        """The lines of the tail, whose blocks are these."""
-        env, last = _copied(self._env), blocks[-3:]
-        is_paragraph = [t.type for t in last] == ["paragraph_open", "inline", "paragraph_close"]
-        if not is_paragraph or last[0].level or len(last[1].content) < LONG_CHARS or "\t" in last[1].content:
-            self._long = None
-            return self._renderer.blocks(
-                self._parser.parse(self._tail, env), self._width, self._memo, final=False
-            )
-        assert last[0].map is not None, "blocks have lines"
-        above, _ = _split(self._tail, last[0].map[0])
+    def _parse_tail(self) -> list[Strip]:
+        """Settle what can be; the lines of the last block."""
+        tokens = self._parser.parse(self._tail, _copied(self._env))
+        boundary = self._boundary(tokens)
+        if boundary:
+            above, self._tail = _split(self._tail, boundary)
+            self._settle(above)
+            tokens = self._parser.parse(self._tail, _copied(self._env))
+        content = _last_paragraph(tokens)
+        is_long = content is not None and len(content) >= LONG_CHARS
+        self._long = LongParagraph(self._renderer, self._parser, self._width) if is_long else None
+        return self._renderer.blocks(tokens, self._width, self._memo, final=False)
+
+    def _paragraph_goes_on(self) -> list[Strip] | None:
+        """The lines of the tail while its last block is the long paragraph that it was; None: it is not."""
+        if self._long is None:
+            return None
+        blocks, env = self._blocks.parse(self._tail), _copied(self._env)
+        content = _last_paragraph(blocks)
+        if content is None or self._boundary(blocks) or not self._long.is_of(content):
+            return None
+        assert blocks[-3].map is not None, "blocks have lines"
+        above, _ = _split(self._tail, blocks[-3].map[0])
         strips = self._renderer.blocks(self._parser.parse(above, env), self._width, self._memo, final=False)
-        content = last[1].content
-        if self._long is None or not self._long.is_of(content):
-            self._long = LongParagraph(self._renderer, self._parser, self._width)
         return _joined(strips, self._long.lines(content, env))
 
     def show(self, text: str) -> None:
@@ -215,6 +221,14 @@ def _num_same(before: list[Strip], after: list[Strip]) -> int:
             break
         same += 1
     return same
+
+
+def _last_paragraph(tokens: list[Token]) -> str | None:
+    """The source of the paragraph that is the last block; None: another block is, or tabs are in it."""
+    last = tokens[-3:]
+    if [token.type for token in last] != ["paragraph_open", "inline", "paragraph_close"] or last[0].level:
+        return None
+    return None if "\t" in last[1].content else last[1].content
 
 
 def _split(text: str, line: int) -> tuple[str, str]:

@@ -306,6 +306,7 @@ def letters(strip: Strip) -> list[tuple[str, Style]]:
 def test_the_front_of_a_long_paragraph_is_not_rendered_again(name: str) -> None:
     prose = Prose(RENDERER, 40)
     prose.append(LONG[name])
+    prose.append("and so on ")  # from here on it is known to be long
     for _ in range(5):
         before = prose.strips
         changed = prose.append("some words more ")
