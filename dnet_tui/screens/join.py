@@ -53,8 +53,8 @@ class JoinScreen(ModalScreen[None]):
         box.focus()
         self._show()
 
-    def watch_view(self) -> None:
-        if self.is_mounted:
+    def watch_view(self, old: ClusterView, new: ClusterView) -> None:
+        if self.is_mounted and checklist(old) != checklist(new):
             self._show()
 
     def command(self, *, shows_key: bool) -> str:

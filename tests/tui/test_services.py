@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
+from textual.widgets import Static
 from textual.widgets._toast import Toast
 
 from dnet_core.cluster_options import ClusterOptions
@@ -23,10 +25,10 @@ from dnet_tui.cluster import Cluster
 from dnet_tui.keys import EVERYWHERE
 from dnet_tui.pace import Timing
 from dnet_tui.screens.findings import DoctorScreen, LogScreen
-from dnet_tui.screens.join import checklist
+from dnet_tui.screens.join import JoinScreen, checklist
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.service_app import Services
-from dnet_tui.state import ClusterView, Device, Ready, Unusable
+from dnet_tui.state import ClusterView, Device, Ready, Session, Unusable
 from tests.fake_coordinator import FakeCoordinator, peer
 from tests.tui.conftest import MODEL
 
@@ -150,6 +152,24 @@ async def test_the_command_for_another_device_keeps_the_key_until_it_is_asked_fo
         await desk.pilot.press("k")
         await desk.pilot.pause()
         assert desk.fake.cluster_key in desk.text()
+
+
+async def test_the_checklist_is_drawn_when_it_changes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(Services()) as desk:
+        await desk.load()
+        await desk.pilot.press("f9")
+        await desk.pilot.pause()
+        drawn: list[Static] = []
+        monkeypatch.setattr(Static, "update", lambda static, *_: drawn.append(static))
+        screen = desk.app.screen
+        assert isinstance(screen, JoinScreen)
+        screen.view = replace(screen.view, sessions={"s": Session(1, 0.0)})
+        await desk.pilot.pause()
+        assert drawn == []
+        other = replace(peer("mini", host="10.0.0.2"), source=PeerSource.MDNS)
+        screen.view = replace(screen.view, devices=(*screen.view.devices, Device(other, None)))
+        await desk.pilot.pause()
+        assert len(drawn) == 1
 
 
 def test_the_checklist_ticks_itself() -> None:
