@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +32,8 @@ from dnet_core.option_types import SESSIONS, WAITING
 from dnet_core.tasks import TaskScope
 
 log = logging.getLogger(__name__)
+TOLD_S = 10.0
+"""So long may requests take to end when the endpoint stops; then they are cut."""
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
@@ -137,9 +140,17 @@ async def endpoint(
     async with tasks, AsyncExitStack() as closing:
         closing.push_async_callback(service.in_flight.ended)
         bound = await closing.enter_async_context(http_server.serve(app, http_server.bind(host, port)))
+        closing.push_async_callback(_all_told, service)
         closing.callback(service.in_flight.stop)
         tasks.start(service.ring_metrics.listen(coordinator))
         yield Endpoint(service, host, bound, tuple(api_keys))
+
+
+async def _all_told(service: Service) -> None:
+    """Wait until whoever asked was told that it is over; shards that are busy take their time to stop."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TOLD_S):
+            await service.in_flight.ended()
 
 
 class _Border:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import aclosing
+from typing import Any
 
 import httpx2
 import openai
@@ -13,6 +14,8 @@ import pytest
 from dnet_core.api.app import endpoint
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import PortTaken
+from dnet_core.generate.driver import Driver
+from dnet_core.http_server import GRACE_S
 from dnet_core.tasks import TaskScope
 from dnet_core.types.generation import (
     FinishReason,
@@ -93,6 +96,27 @@ async def test_stopping_ends_what_is_in_flight(ring: Coordinator) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (503, "endpoint_stopped")
         assert {failed.status for failed in served.activity.last_errors} == {503}
         await client.close()
+        await raw.aclose()
+    await until_idle(ring)
+
+
+async def test_a_client_is_told_also_when_the_shards_take_long_to_stop(
+    ring: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Driver._close
+
+    async def slow(driver: Driver, *arguments: Any) -> None:
+        await asyncio.sleep(3 * GRACE_S)
+        await close(driver, *arguments)
+
+    async with TaskScope() as tasks:
+        async with endpoint(ring, "127.0.0.1", 0) as served:
+            raw = httpx2.AsyncClient(base_url=served.url)
+            whole = tasks.start(raw.post("/chat/completions", json={"messages": HI, **LONG}))
+            await until_busy(ring)
+            monkeypatch.setattr(Driver, "_close", slow)
+        response = await whole
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "endpoint_stopped")
         await raw.aclose()
     await until_idle(ring)
 
