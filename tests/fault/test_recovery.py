@@ -47,7 +47,7 @@ from dnet_core.types.generation import (
 from dnet_core.types.ring import split_evenly
 from tests.ring.processes import local_process, shard_process
 from tests.ring.sampling_reference import reference_answer
-from tests.ring_tools import statuses, until_idle
+from tests.ring_tools import until_idle
 from tests.tiny_models import EOS, make_tokenizer, write_tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -153,10 +153,12 @@ async def still_there(ring: Coordinator) -> list[ShardStatus]:
     return [status for _, status in await ring.survey() if isinstance(status, ShardStatus)]
 
 
-async def check_empty(ring: Coordinator, shards: int) -> None:
-    """Nothing is loaded on any of `shards`, and no session is open."""
+async def check_empty(ring: Coordinator) -> None:
+    """Nothing is loaded and no session open on the two shards that live, and on the third if it is back."""
     assert ring.loaded is None
-    assert [(s.model, s.sessions) for s in await statuses(ring)] == [(None, ())] * shards
+    found = [(s.model, s.sessions) for s in await still_there(ring)]
+    assert len(found) >= 2
+    assert set(found) == {(None, ())}
 
 
 async def check_whole(ring: Coordinator, model: Path) -> None:
@@ -300,7 +302,7 @@ async def test_unloading_ends_answers_that_wait(ring: Coordinator, model: Path) 
         await ring.unload()
         with pytest.raises(NotReady, match="unloaded"):
             await reading
-    await check_empty(ring, 2)
+    await check_empty(ring)
     await ring.load(str(model), None, CHUNK)
     await check_whole(ring, model)
 
@@ -324,7 +326,7 @@ async def test_a_load_that_is_cancelled_after_it_has_stopped_a_recovery(
         with pytest.raises(NotReady, match="another model"):
             await reading
         await listener.until(ModelUnloaded)
-    await check_empty(ring, 2)
+    await check_empty(ring)
     await ring.load(str(model), None, CHUNK)
     await check_whole(ring, model)
 
@@ -339,10 +341,9 @@ async def test_a_load_that_is_cancelled_before_the_recovery_that_it_stops_has_be
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await ring.load(str(other), None, CHUNK)
-    assert ring.loaded is None
     assert not ring.is_changing
     assert not any(isinstance(event, RecoveryStarted) for event in listener.told)
-    assert [s.model for s in await still_there(ring)] == [None] * 2
+    await check_empty(ring)
     await ring.load(str(model), None, CHUNK)
     await check_whole(ring, model)
 
@@ -506,7 +507,7 @@ async def test_survivors_that_cannot_hold_the_model(models: Path) -> None:
         assert all(missing > 0 for missing in caught.value.missing_bytes.values())
         await ring.unload()  # waits for the one in hand
         assert ring.loaded is None
-        assert [(s.model, s.sessions) for s in await statuses(ring) if s.name in left] == [(None, ())] * 2
+        assert [(s.model, s.sessions) for s in await still_there(ring) if s.name in left] == [(None, ())] * 2
 
 
 async def test_a_ring_that_was_placed_by_hand_without_measuring(ring: Coordinator, model: Path) -> None:

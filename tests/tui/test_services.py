@@ -81,12 +81,12 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
             return await fit(model)
 
         desk.fake.library.fit = noted  # type: ignore[method-assign]
+        await desk.until(lambda: "measuring the devices" in desk.text())
         await desk.pilot.pause()
         desk.app._librarian._pause_s = 0
         desk.app._librarian.look_at(MODEL)
         await desk.pilot.pause(0.05)
         assert asked == [], "devices are not measured beside the load, whatever is highlighted"
-        assert "measuring the devices" in desk.text()
         await desk.load()
         await desk.until(lambda: desk.app.screen.catalogue.fits)
         await desk.pilot.press("escape")
