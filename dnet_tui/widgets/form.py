@@ -98,6 +98,7 @@ class Form(Vertical):
         super().__init__(classes="form")
         self.value = value
         self._placeholders = placeholders
+        self._problems: dict[str, str] = {}  # of fields whose text is not taken
         self._fields = {n: f for n, f in type(value).model_fields.items() if n not in without}
 
     def compose(self) -> ComposeResult:
@@ -141,23 +142,36 @@ class Form(Vertical):
         name = widget_id.removeprefix("field-")
         if name not in self._fields:
             return
-        problem = self.query_one(f"#problem-{name}", Static)
         try:
             value = event.value
             told = _read(value, self._fields[name].annotation) if isinstance(value, str) else value
             changed = type(self.value).model_validate({**self.value.model_dump(), name: told})
         except ValidationError as error:
-            problem.update(f"✗ must be {message_of(error)}")
-            problem.display = True
+            self._refuse(name, f"must be {message_of(error)}")
             return
         except ValueError:
-            problem.update("✗ must be a number")
-            problem.display = True
+            self._refuse(name, "must be a number")
             return
-        problem.display = False
+        self._refuse(name, None)
         if changed != self.value:
             self.value = changed
             self.post_message(self.Changed(changed, name))
+
+    def _refuse(self, name: str, problem: str | None) -> None:
+        """Say why what stands in the field `name` is not taken; None: it is."""
+        self._problems.pop(name, None)
+        if problem is not None:
+            self._problems[name] = problem
+        shown = self.query_one(f"#problem-{name}", Static)
+        shown.update(f"✗ {problem}")
+        shown.display = problem is not None
+
+    def on_unmount(self) -> None:
+        """With the form its problems go: what was not taken is said once more."""
+        for name, problem in self._problems.items():
+            self.app.notify(
+                f"{name.replace('_', ' ')} {problem}: it stays as it was.", severity="warning", markup=False
+            )
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

@@ -353,6 +353,8 @@ async def test_the_settings_of_a_chat_reach_its_requests_and_stay_with_it(
         await desk.pilot.pause()
         assert "✗ must be a number" in desk.screen_text()
         await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert "temperature must be less than or equal to 100: it stays as it was." in notices(desk)
         await ask(desk, "Second?")
         request = desk.fake.requests[1]
         assert request.messages[0] == Message(Role.SYSTEM, "Be brief.")
