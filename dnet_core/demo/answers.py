@@ -52,7 +52,7 @@ What limits the speed of one answer, most often first:
 | disk | layers that do not fit are read for every token | one more device, a smaller model |
 | network | one small message per hop | a Thunderbolt cable instead of Wi-Fi |
 
-The timeline on the right shows the three for every device.
+The token timeline shows the three for every device, where the terminal is wide enough for it.
 """
 
 _PLAIN = """\
