@@ -17,6 +17,7 @@ from typing import Protocol
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 
@@ -389,7 +390,11 @@ class Conversation(Vertical):
 
     def _show_editing(self) -> None:
         at, leaves = self._editing, f"{self._stop_key} leaves it as it is"
-        self.prompt.border_title = None if at is None else f"editing question {at + 1} · {leaves}"
+        if at is None:
+            self.prompt.border_title = None
+            return
+        told = f"editing question {at + 1} · [@click=app.escape]$leaves[/]"
+        self.prompt.border_title = Content.from_markup(told, leaves=leaves)
 
     def _end_edit(self) -> None:
         """What was being written before stands in the prompt again."""

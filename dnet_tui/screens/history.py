@@ -25,6 +25,8 @@ from dnet_tui.units import ago_text
 from dnet_tui.widgets.key_bar import Hint, KeyBar
 from dnet_tui.widgets.pick_list import PickList
 
+_LEAST_TITLE = 12  # cells
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryResult:
@@ -123,8 +125,13 @@ class HistoryScreen(ModalScreen[HistoryResult]):
     def _line(self, chat: ChatSummary) -> Text:
         here = "● " if chat.id == self._current else "  "
         turns = "1 turn" if chat.num_turns == 1 else f"{chat.num_turns} turns"
-        line = Text.assemble(here, (chat.title, "bold"), no_wrap=True, overflow="ellipsis")
-        line.append(f"  {ago_text(self._now_unix_s - chat.updated_unix_s)} · {turns}", "dim")
+        when = f"  {ago_text(self._now_unix_s - chat.updated_unix_s)} · {turns}"
+        room = (
+            self.query_one(OptionList).scrollable_content_region.width - 4
+        )  # the list's padding, and `here`
+        title = Text(chat.title, "bold")
+        title.truncate(max(_LEAST_TITLE, room - len(when)), overflow="ellipsis")
+        line = Text.assemble(here, title, (when, "dim"))
         if chat.found:
             line.append(f"\n    {' '.join(chat.found.split())}", "dim italic")
         return line

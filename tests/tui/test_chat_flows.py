@@ -132,6 +132,15 @@ async def test_the_mouse_chooses_a_chat_and_opens_it(open_desk: OpenDesk, kept: 
         await settled(desk, lambda: bool(desk.turns) and desk.turns[0].prompt == "First")
 
 
+async def test_a_long_title_leaves_room_for_when_it_was(open_desk: OpenDesk, kept: Kept) -> None:
+    async with open_desk(personal=kept()) as desk:
+        await ask(desk, "A question so long that it cannot stand in one line with anything else " * 2)
+        await open_history(desk, 1)
+        line = next(line for line in desk.screen_text().splitlines() if "● A question" in line)
+        assert "… " in line
+        assert line.rstrip("│ ").endswith("1 turn")
+
+
 async def test_rename_delete_bring_back_and_export(open_desk: OpenDesk, kept: Kept, tmp_path: Path) -> None:
     async with open_desk(personal=kept()) as desk:
         await ask(desk, "A question")

@@ -196,7 +196,7 @@ async def test_help_groups_the_keys_of_all_screens(tmp_path: Path) -> None:
         assert "tab, shift+tab To the next part of the screen, or the one before" in text
 
 
-@pytest.mark.parametrize("size", [(80, 24), (60, 16)])
+@pytest.mark.parametrize("size", [(80, 24), (60, 16), (40, 10)])
 @pytest.mark.parametrize("name", SCREENS)
 async def test_no_key_is_cut_off(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     async with desk_with(tmp_path, size) as desk:

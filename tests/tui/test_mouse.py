@@ -89,6 +89,8 @@ async def test_what_can_be_done_with_a_turn_is_clicked(open_desk: OpenDesk) -> N
         await click(desk, "edits")
         assert desk.prompt.text == "A question"
         await click(desk, "esc leaves it")
+        assert desk.prompt.text == ""
+        assert "editing question" not in desk.screen_text()
         await click(desk, "answers again")
         await desk.finish()
         assert desk.turns[0].answer == "No."
