@@ -32,7 +32,7 @@ from dnet_tui.chat import Failed, Turn
 from dnet_tui.code import code_blocks
 from dnet_tui.keys import key_text, when_keys_change
 from dnet_tui.look import look_of
-from dnet_tui.widgets.deeds import Deed, deed_at, deeds_text
+from dnet_tui.widgets.deeds import Deed, deeds_text, do_at
 from dnet_tui.widgets.selecting import selected_line, selected_text, word_at
 from dnet_tui.widgets.turn import Pointer, TurnLines
 
@@ -241,8 +241,7 @@ class ChatLog(ScrollView, can_focus=True):
     def _render_below(self) -> list[Strip]:
         renderer, key = self._look(), self._key
         if self.problem is not None:
-            keys = f"{key('chat.again')} tries again · {key('model.pick')} chooses another model"
-            text, style = f"✗ {self.problem}\n\n{keys}", renderer.look.bad
+            text, style = f"✗ {self.problem}\n\n{deeds_text(self._remedies())}", renderer.look.bad
         elif not self.turns:
             text = "Ask anything. The answer comes from the devices above, nothing leaves them.\n"
             text += f"{key('prompt.send')} sends · {key('prompt.newline')} starts a new line · "
@@ -300,6 +299,12 @@ class ChatLog(ScrollView, can_focus=True):
             pointer = Pointer(deeds_text(self._deeds(self.turns[self.pointed])))
         return self._lines[place].line(line, self.spin, pointer)
 
+    def _remedies(self) -> list[Deed]:
+        """What can be done about `problem`."""
+        models = partial(self.call_next, self.run_action, "app.models")
+        again = Deed(f"{self._key('chat.again')} tries again", self._again)
+        return [again, Deed(f"{self._key('model.pick')} chooses another model", models)]
+
     def _deeds(self, turn: Turn) -> list[Deed]:
         """What can be done with the pointed turn: by its keys while they hold, else by mouse."""
 
@@ -319,7 +324,7 @@ class ChatLog(ScrollView, can_focus=True):
         if self.has_focus:
             return [*deeds, deed("log.next log.previous", "others", partial(self.action_point, -1))]
         if code_blocks(turn.answer):
-            deeds.append(Deed("copies code", self._copy_code))
+            deeds.append(Deed("copies code", partial(self.action_copy_answer, is_code=True)))
         if turn is self.turns[-1] and turn.reply.is_over:
             deeds.append(Deed("answers again", self._again))
         return deeds
@@ -408,19 +413,20 @@ class ChatLog(ScrollView, can_focus=True):
         event.prevent_default()  # of selecting all that was ever said
         at = event.get_content_offset(self)
         found = self._find(at.y + self.scroll_offset.y) if at is not None else None
-        if at is None or found is None or self.text_selection is not None:  # a drag ends here
+        if at is None or self.text_selection is not None:  # a drag ends here
+            return
+        y = at.y + self.scroll_offset.y
+        if found is None:
+            is_told = self.problem is not None and self._line(y).text.strip() == deeds_text(self._remedies())
+            do_at(self._remedies() if is_told else [], at.x)
             return
         if event.chain > 1:
-            y = at.y + self.scroll_offset.y
-            start, end = word_at(self._line(y), at.x)
-            self.screen.selections = {self: Selection(Offset(start, y), Offset(end, y))}
+            self.screen.selections = {self: word_at(self._line(y), Offset(at.x, y))}
             return
         place, line = found
         turn, lines = self.turns[place + self._first], self._lines[place]
         if line == lines.height - 1 and self.pointed == place + self._first:
-            deed = deed_at(self._deeds(turn), at.x - 1)
-            if deed is not None:
-                deed.do()
+            do_at(self._deeds(turn), at.x)
             return
         self._pointed, self._is_marked = place + self._first, True
         if lines.is_thought(line):
@@ -456,13 +462,9 @@ class ChatLog(ScrollView, can_focus=True):
         if self._pointed is not None:
             self.post_message(self.EditWanted(self._pointed))
 
-    def action_copy_answer(self) -> None:
+    def action_copy_answer(self, is_code: bool = False) -> None:
         if self._pointed is not None:
-            self.post_message(self.CopyWanted(self._pointed))
-
-    def _copy_code(self) -> None:
-        if self._pointed is not None:
-            self.post_message(self.CopyWanted(self._pointed, is_code=True))
+            self.post_message(self.CopyWanted(self._pointed, is_code))
 
     def _again(self) -> None:
         self.call_next(self.run_action, "app.regenerate")

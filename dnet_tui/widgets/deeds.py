@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 
 _APART = " · "
+_MARGIN = 1  # before the first of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,11 @@ def deeds_text(deeds: Sequence[Deed]) -> str:
     return _APART.join(deed.text for deed in deeds)
 
 
-def deed_at(deeds: Sequence[Deed], x: int) -> Deed | None:
-    """The one whose words stand at cell `x` of their line."""
-    start = 0
+def do_at(deeds: Sequence[Deed], x: int) -> None:
+    """Do that one whose words stand at cell `x` of their line, if any does."""
+    start = _MARGIN
     for deed in deeds:
         stop = start + cell_len(deed.text)
         if start <= x < stop:
-            return deed
+            deed.do()
         start = stop + len(_APART)
-    return None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from rich.style import Style
+from textual.geometry import Offset
 from textual.selection import Selection
 from textual.strip import Strip
 
@@ -37,7 +38,8 @@ def _without_margin(line: str) -> str:
     return line[1:] if line.startswith(_MARGINS) else line
 
 
-def word_at(line: Strip, x: int) -> tuple[int, int]:
-    """The cells `[start, end)` of the word at cell `x`; none where no word is."""
+def word_at(line: Strip, at: Offset) -> Selection:
+    """The word at `at`, which is in `line`; nothing where no word is."""
     found = (word.span() for word in re.finditer(r"[^\s▎│]+", line.text))
-    return next((span for span in found if span[0] <= x < span[1]), (x, x))
+    start, end = next((span for span in found if span[0] <= at.x < span[1]), (at.x, at.x))
+    return Selection(Offset(start, at.y), Offset(end, at.y))

@@ -10,7 +10,7 @@ from textual.geometry import Offset
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, TabbedContent
 
-from dnet_core.errors import PeerLost
+from dnet_core.errors import LoadError, PeerLost
 from dnet_tui.chat import Failed, Finished, Queued, Stopped
 from dnet_tui.screens.chat_settings import ChatSettingsScreen
 from dnet_tui.screens.endpoint import EndpointScreen
@@ -257,3 +257,18 @@ async def test_a_wide_screen_has_every_command_to_click(tmp_path: Path) -> None:
             await desk.until(lambda kind=kind: isinstance(desk.app.screen, kind))
             await desk.pilot.press("escape")
             await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+
+
+async def test_what_is_told_of_a_model_that_cannot_be_loaded_is_clicked(open_desk: OpenDesk) -> None:
+    fake = FakeCoordinator(load_error=LoadError("no weights here"))
+    async with open_desk(fake, loaded=False) as desk:
+        while "tries again" not in desk.screen_text():
+            await desk.step()
+        await click(desk, "chooses another model")
+        await desk.pilot.pause()
+        assert isinstance(desk.app.screen, ModelPicker)
+        await desk.pilot.press("escape")
+        fake.load_error = None
+        await click(desk, "tries again")
+        await desk.load()
+        assert "tries again" not in desk.screen_text()
