@@ -18,6 +18,7 @@ from dnet_tui.screens.join import JoinScreen
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.screens.plan import PlanScreen
 from dnet_tui.screens.settings import PressScreen, SettingsScreen
+from dnet_tui.serving import Off, On
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.key_bar import KeyBar
@@ -272,3 +273,16 @@ async def test_what_is_told_of_a_model_that_cannot_be_loaded_is_clicked(open_des
         await click(desk, "tries again")
         await desk.load()
         assert "tries again" not in desk.screen_text()
+
+
+async def test_what_is_told_over_a_screen_covers_none_of_its_keys(tmp_path: Path) -> None:
+    async with desk_with(tmp_path) as desk:
+        desk.app._disable_notifications = False  # as `run_test` leaves them
+        desk.app.start_endpoint()
+        await desk.until(lambda: isinstance(desk.app.endpoint, On))
+        desk.app.action_endpoint_panel()
+        await desk.until(lambda: "copies curl" in desk.text())
+        await click(desk, "copies curl")
+        await desk.until(lambda: "Copied: a curl command." in desk.text())
+        await click(desk, "switches it off")
+        await desk.until(lambda: isinstance(desk.app.endpoint, Off))
