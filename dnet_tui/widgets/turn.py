@@ -69,7 +69,8 @@ class TurnLines:
             self._render_all()
             return 0
         reply = turn.reply
-        changed = len(self._question) if reply.thought != old.reply.thought else self.height
+        same_thought = reply.thought == old.reply.thought and _thought_text(reply) == _thought_text(old.reply)
+        changed = self.height if same_thought else len(self._question)
         self._thought_lines = self._render_thought()
         grown = self._prose.append(reply.text[len(old.reply.text) :])
         if reply.is_over and not old.reply.is_over:
@@ -228,7 +229,8 @@ def _continues(old: Turn, new: Turn) -> bool:
 
 
 def _thought_text(reply: Reply) -> str:
-    assert reply.thought is not None, "there is something to tell of"
+    if reply.thought is None:
+        return ""
     is_thinking = not reply.text and not reply.is_over
     word = "thinking" if is_thinking else "thought"
     return f"{word} {seconds_text(reply.thought.seconds)} · {count_text(reply.thought.num_tokens)} tok"

@@ -293,7 +293,8 @@ async def test_thoughts_are_folded_apart_and_not_sent_again(open_desk: OpenDesk)
         await desk.step(4)
         await settled(desk, lambda: "▸ thinking 0.18 s · 3 tok" in desk.screen_text())
         assert "The user asks" not in desk.screen_text()
-        await desk.finish()
+        while not desk.fake.ended:
+            await desk.step()  # each heard in its time, which is told
         await settled(desk, lambda: "▸ thought 0.45 s · 6 tok" in desk.screen_text())
         assert "It is Paris." in desk.screen_text()
         await desk.pilot.press("ctrl+t")
