@@ -16,6 +16,7 @@ DONE = GenerationDone(
     finish_reason=FinishReason.STOP,
     prompt_tokens=9,
     completion_tokens=6,
+    cached_tokens=0,
     ttft_s=1.9,
     decode_tokens_per_s=11.8,
 )
