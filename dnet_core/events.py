@@ -56,9 +56,12 @@ class DownloadProgressed:
     total_bytes: int
 
 
+STOPPED = "stopped"
+
+
 @dataclass(frozen=True, slots=True)
 class DownloadEnded:
-    """`problem` says why it is not whole; None: it is."""
+    """`problem` says why it is not whole (STOPPED: somebody wanted it so); None: it is."""
 
     model: str
     problem: str | None

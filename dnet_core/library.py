@@ -15,7 +15,7 @@ from dnet_core import planning
 from dnet_core.chunks import chunk_tokens_of
 from dnet_core.cluster import Cluster
 from dnet_core.errors import DnetError, InfeasiblePlan, NotReady, RequestError
-from dnet_core.events import DownloadEnded, DownloadProgressed, Event
+from dnet_core.events import STOPPED, DownloadEnded, DownloadProgressed, Event
 from dnet_core.planning import Prepared, Wishes
 from dnet_core.profile.device import MOST_DISK_READ_BYTES
 from dnet_core.profile.model import profile_model
@@ -207,7 +207,7 @@ class Library:
         except DnetError as error:
             self._end(model, str(error))
         except asyncio.CancelledError:
-            self._end(model, "stopped")
+            self._end(model, STOPPED)
             raise
         else:
             self._end(model, None)
@@ -215,7 +215,7 @@ class Library:
     def _unbegun(self, model: str, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of `_download`, not even its end."""
         if self._downloads.get(model) is task:
-            self._end(model, "stopped")
+            self._end(model, STOPPED)
 
     def _end(self, model: str, problem: str | None) -> None:
         self._downloads.pop(model, None)

@@ -26,7 +26,7 @@ from textual.widgets import Footer, Static
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
-from dnet_core.events import Event, LoadFailed, ModelLoaded, PeerJoined, PeerOffered
+from dnet_core.events import DownloadEnded, Event, LoadFailed, ModelLoaded, PeerJoined, PeerOffered
 from dnet_core.types.plan import Solution
 from dnet_tui.activity import Activity, note
 from dnet_tui.cluster import Cluster
@@ -154,6 +154,7 @@ class DnetApp(PlanApp):
 
     def _start(self) -> None:
         self._set_aside()
+        gc.enable()
         self._keeper = self._keep_cluster()
 
     async def on_unmount(self) -> None:
@@ -191,6 +192,8 @@ class DnetApp(PlanApp):
         if isinstance(event, PeerOffered):
             key = key_text(self, "app.palette")
             self.notify(f"{event.name} is back: {key}, Take in {event.name}.", timeout=20, markup=False)
+        elif isinstance(event, DownloadEnded):
+            self.note_download(event)
         self._activity = note(self._activity, event, self._timing.now())
         self._fold(event)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from markdown_it.token import Token
-from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 from pygments.token import Text as PlainText  # type: ignore[import-untyped]
 from pygments.token import _TokenType
 from pygments.util import ClassNotFound  # type: ignore[import-untyped]
@@ -306,6 +305,8 @@ def _tokens(code: str, name: str) -> Iterator[tuple[_TokenType, str]]:
 
     Some lexers end every text with a newline or put other ones in: what they return is not trusted.
     """
+    from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]  # noqa: PLC0415 - takes 20 ms
+
     at = 0
     try:
         lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False)

@@ -12,6 +12,8 @@ from dnet_tui.work import Transfer
 
 _GOOD_BYTES = (1.5e9, 8e9)
 """A small good model: not a toy, and fetched in minutes."""
+_READING_TOKENS_PER_S = 4.0
+"""Who reads along waits for what is slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,12 @@ class Catalogue:
         return self.loaded or self.suggested()
 
     def suggested(self) -> str | None:
-        """The smallest good model that fits; None while nothing is known to fit."""
+        """The smallest good model that fits and is as fast as one reads; None while none is known to."""
         rows = [row for section in self.sections() for row in section.rows]
-        fitting = [row for row in rows if isinstance(row.fit, Fits) and not row.fit.num_streamed]
+        fits = [(row, row.fit) for row in rows if isinstance(row.fit, Fits)]
+        fitting = [
+            row for row, fit in fits if not fit.num_streamed and fit.tokens_per_s >= _READING_TOKENS_PER_S
+        ]
         good = [row for row in fitting if _GOOD_BYTES[0] <= (row.size_bytes or 0) <= _GOOD_BYTES[1]]
         chosen = min(good or fitting, key=lambda row: row.size_bytes or 0, default=None)
         return chosen.entry.id if chosen is not None else None
@@ -174,9 +179,8 @@ def fit_sentence(row: Row) -> str:
             if fit.num_streamed:
                 layers += f", {fit.num_streamed} of them read from disk for every token"
             basis = "" if fit.is_measured else ", estimated from another weight format"
-            return (
-                f"{layers}: about {speed_text(fit.tokens_per_s)}, first token {_wait_text(fit.ttft_s)}{basis}"
-            )
+            speed = f"about {speed_text(fit.tokens_per_s)}, a prompt of 1k tok takes {_wait_text(fit.ttft_s)}"
+            return f"{layers}: {speed}{basis}"
 
 
 def _wait_text(seconds: float) -> str:

@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from textual.app import App
 from textual.worker import WorkType
 
-from dnet_core.errors import DnetError, NotReady
+from dnet_core.errors import DnetError, NotReady, RequestError
 from dnet_core.types.models import ModelEntry, ModelFit, ModelOrigin, Room
 from dnet_tui.arrival import Arrival
 from dnet_tui.catalogue import Catalogue, Unknown
@@ -58,6 +59,7 @@ class ModelLibrarian:
         self._pause_s = pause_s
         self._is_open = False
         self._awaits_load = False
+        self._to_load: str | None = None  # once it is fetched
         self._devices: frozenset[str] = frozenset()
         self.catalogue = Catalogue()
 
@@ -102,9 +104,7 @@ class ModelLibrarian:
             self._devices = devices
             self._set(replace(self.catalogue, fits={}, local=local, remote=remote))
         settled = loaded is not None and loaded != self.catalogue.loaded
-        if (
-            settled
-        ):  # its plan knows the devices better, and those that were busy can say now what they would do
+        if settled:  # its plan knows the devices better; those that were busy can say now what they would do
             self._set(replace(self.catalogue, fits={}))
         if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
             self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
@@ -125,7 +125,28 @@ class ModelLibrarian:
         self._start(partial(self._look_at, model), "models-look")
 
     def load(self, model: str) -> None:
-        self._load(model)
+        """Load `model`; what has to be fetched is fetched first, beside what is loaded, which goes on."""
+        self._to_load = None
+        is_here = any(entry.id == model and entry.is_here for entry in self.catalogue.here)
+        library, loaded = self._library(), self.catalogue.loaded
+        if library is None or is_here or loaded is None or model[0] in "./~" or Path(model).exists():
+            self._load(model)
+            return
+        try:
+            library.start_download(model)
+        except RequestError:  # it is not from the hub
+            self._load(model)
+        else:
+            self._to_load = model
+            short = loaded.rpartition("/")[2]
+            self._app.notify(f"{model} is loaded when it is here; {short} answers until then.", markup=False)
+
+    def takes_fetched(self, model: str) -> bool:
+        """`model` is fetched, or not any more: whether it was to be loaded."""
+        is_wanted = self._to_load == model
+        if is_wanted:
+            self._to_load = None
+        return is_wanted
 
     def download(self, model: str) -> None:
         library = self._library()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -170,6 +171,7 @@ def _run(
     options: argparse.Namespace, cluster: ClusterOptions, overrides: ChatOverrides, endpoint: EndpointWish
 ) -> int:
     log = paths().logs / _LOG_NAME
+    gc.disable()  # imports make no garbage; the app collects again once it is drawn
     try:
         with log_instead_of_screen(log):
             from dnet_tui import launch  # noqa: PLC0415  Textual is imported after the options are checked

@@ -20,6 +20,7 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError, PortTaken, StartError
+from dnet_core.events import STOPPED, DownloadEnded
 from dnet_core.types.devices import PeerSource
 from dnet_tui.catalogue import Catalogue
 from dnet_tui.cluster import Cluster
@@ -232,6 +233,19 @@ class ServiceApp(PersonalApp):
                 self.notify(f"{key_text(self, 'model.pick')} offers better models than the sample.")
             else:
                 self.open_models(_WELCOME.format(chat=key_text(self, "picker.close")))
+
+    def note_download(self, event: DownloadEnded) -> None:
+        """Load what was fetched for it, but not into the middle of an answer; say what was not fetched."""
+        is_wanted = self._librarian.takes_fetched(event.model)
+        serves = isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
+        if event.problem is not None:
+            if event.problem != STOPPED:
+                told = f"{event.model} was not fetched: {event.problem}"
+                self.notify(told, severity="error", timeout=20, markup=False)
+        elif is_wanted and not serves and not self.conversation.is_answering:
+            self.load_model(event.model)
+        elif is_wanted:
+            self.notify(f"{event.model} is here: {key_text(self, 'model.pick')} loads it.", markup=False)
 
     def remember_model(self, model: str) -> None:
         """Load `model` at the next start, unless another is asked for."""

@@ -92,7 +92,9 @@ def curl_text(on: On) -> str:
     lines = [f"curl {on.url}/chat/completions", "-H 'content-type: application/json'"]
     if on.api_key is not None:
         lines.append('-H "authorization: Bearer $OPENAI_API_KEY"')
-    lines.append(f"""-d '{{"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'""")
+    lines.append(f"""-d '{{"messages": [{{"role": "user",
+    "content": "{QUESTION}"}}],
+    "temperature": 0, "max_tokens": 100}}'""")
     return " \\\n  ".join(lines)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from dnet_core.demo import models
 from dnet_core.demo.worlds import World
 from dnet_core.errors import RequestError
-from dnet_core.events import DownloadEnded, DownloadProgressed, Event
+from dnet_core.events import STOPPED, DownloadEnded, DownloadProgressed, Event
 from dnet_core.library import well_known_entry
 from dnet_core.tasks import TaskScope
 from dnet_core.types.devices import PeerSource
@@ -123,7 +123,7 @@ class DemoLibrary:
         total = self._entries[model].size_bytes
         assert total is not None, "shapes have sizes"
         done = self._partial.get(model, 0)
-        problem: str | None = "stopped"
+        problem: str | None = STOPPED
         try:
             while done < total:
                 self._tell(DownloadProgressed(model, done, total))

@@ -138,11 +138,10 @@ class StatusLine(Widget):
                 return [(f"  API :{port}{busy}", fg(look.success)), *error]
 
     def _step(self, look: Look, *, has_rate: bool) -> list[Piece]:
-        if isinstance(self.view.model, Unusable):
-            return [("  not loaded", look.bad)]
         pieces: list[Piece] = []
-        step = self._loading_text(has_rate=has_rate)
-        if step:
+        if isinstance(self.view.model, Unusable):
+            pieces.append(("  not loaded", look.bad))
+        elif step := self._loading_text(has_rate=has_rate):
             pieces.append((f"  {step}", look.dim))
         if self.work.downloads:
             pieces.append((f"  {self._downloads_text()}", fg(look.accent)))
@@ -189,7 +188,7 @@ class StatusLine(Widget):
 
     def _speed_pieces(self, look: Look) -> tuple[list[Piece], list[Piece]]:
         """Time to the first token, and tokens per second."""
-        ttft_s, tokens_per_s = self.speeds
+        ttft_s, tokens_per_s = self.speeds if isinstance(self.view.model, Ready) else (None, None)
         first: list[Piece] = []
         rate: list[Piece] = []
         if ttft_s is not None:

@@ -17,7 +17,7 @@ from textual.widgets import Input, Static
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
 from dnet_core.errors import LoadError, NotReady
-from dnet_core.events import FetchProgressed, LoadProgressed
+from dnet_core.events import STOPPED, DownloadEnded, FetchProgressed, LoadProgressed
 from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, Row, fit_text, state_text
@@ -142,6 +142,54 @@ async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
         assert "gpt-oss-20b" in desk.text().splitlines()[0]
 
 
+async def test_what_is_loaded_answers_until_the_other_is_fetched() -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        desk.sand.flows.clear()
+        await desk.pilot.press("enter", "enter")
+        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        assert isinstance(desk.app.view.model, Ready)
+        assert desk.app.view.model_name == LLAMA
+        assert not desk.demo.is_changing
+        desk.sand.flows.set()
+        await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == QWEN_8B)
+
+
+@pytest.mark.parametrize("problem", ["the hub cannot be reached", STOPPED])
+async def test_a_fetch_that_fails_costs_nothing_that_was_loaded(problem: str) -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        desk.sand.flows.clear()
+        await desk.pilot.press("enter", "enter")
+        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        desk.demo.tell(DownloadEnded(QWEN_8B, problem))
+        await desk.until(lambda: QWEN_8B not in desk.app.work_in_hand.downloads)
+        told = [n.message for n in desk.app._notifications]
+        assert (f"{QWEN_8B} was not fetched: {problem}" in told) is (problem != STOPPED)
+        assert desk.app.view.model_name == LLAMA
+        desk.demo.tell(DownloadEnded(QWEN_8B, None))  # fetched later, by d: that asked for no load
+        await desk.pilot.pause()
+        assert not desk.demo.is_changing
+
+
+async def test_what_was_fetched_is_not_loaded_into_the_middle_of_an_answer() -> None:
+    async with table() as desk:
+        desk.sand.flows.clear()
+        desk.app.conversation.prompt.insert("Why?")
+        await desk.pilot.press("enter")
+        await desk.until(lambda: desk.app.conversation.is_answering)
+        await desk.pilot.press("ctrl+o")
+        await desk.until(lambda: desk.picker.catalogue.well_known)
+        await desk.choose(QWEN_8B)
+        await desk.pilot.press("enter", "enter")
+        desk.demo.tell(DownloadEnded(QWEN_8B, None))
+        said = f"{QWEN_8B} is here: ctrl+o loads it."
+        await desk.until(lambda: said in [n.message for n in desk.app._notifications])
+        assert desk.app.conversation.is_answering
+
+
 async def test_enter_on_what_is_loaded_only_goes_back() -> None:
     async with table() as desk:
         await desk.open()
@@ -156,10 +204,8 @@ async def test_enter_on_what_is_loaded_only_goes_back() -> None:
 
 async def test_choosing_while_a_model_loads_cancels_that_load() -> None:
     async with table() as desk:
-        await desk.open()
-        await desk.choose(GPT)
         desk.sand.flows.clear()
-        await desk.pilot.press("enter", "enter")
+        desk.app.load_model(GPT)
         await desk.until(lambda: desk.demo.is_changing)
         await desk.pilot.press("ctrl+o")
         await desk.choose("smollm2-135m-instruct")
