@@ -162,8 +162,10 @@ def main() -> NoReturn:
         parser.error(str(error))
     if cluster.local_shards == 0 and not cluster.looks_around:
         parser.error("--no-local-shard with --no-mdns needs at least one --peer or a --hostfile")
-    if not has_own_screen() and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        _fail("dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api")
+    streams = (("stdin", sys.stdin), ("stderr", sys.stderr))
+    redirected = [name for name, stream in streams if not stream.isatty()]
+    if redirected and not has_own_screen():
+        _fail(f"a terminal is needed as {' and '.join(redirected)}; without one, run dnet-api")
     sys.exit(_run(options, cluster, overrides, endpoint))
 
 

@@ -206,7 +206,10 @@ def _list_cache() -> str:
 
 
 def _clear_cache() -> str:
-    return f"removed {clear_layers() / 1e9:.2f} GB of layer files"
+    removed = clear_layers()
+    return (
+        f"removed {removed / 1e9:.2f} GB of layer files" if removed else "there are no layer files to remove"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -367,7 +367,4 @@ def test_without_a_terminal_it_says_so() -> None:
         [COMMAND], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert (
-        done.stderr.strip()
-        == "dnet-tui: dnet-tui needs a terminal (stdin and stderr); without one, run dnet-api"
-    )
+    assert done.stderr == ("dnet-tui: a terminal is needed as stdin and stderr; without one, run dnet-api\n")

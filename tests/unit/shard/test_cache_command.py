@@ -28,6 +28,7 @@ def test_layer_files_are_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.
     assert cache("list", tmp_path).split() == ["0.04", "GB", "2", "layers", "some/model"]
     assert cache("clear", tmp_path) == "removed 0.04 GB of layer files\n"
     assert not folder.exists()
+    assert cache("clear", tmp_path) == "there are no layer files to remove\n"
     assert cache("list", tmp_path) == "no layer files are kept here\n"
 
 
