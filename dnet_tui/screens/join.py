@@ -58,13 +58,13 @@ class JoinScreen(ModalScreen[None]):
             self._show()
 
     def command(self, *, shows_key: bool) -> str:
-        return f"dnet-shard --join {self._key if shows_key else '…'}"
+        return f"uv run dnet-shard --join {self._key if shows_key else '…'}"
 
     def _show(self) -> None:
         look = look_of(self.app.current_theme, self.app.theme_variables)
         heading = fg(look.primary)
         parts = [
-            Text("on the other Mac, once dnet-tui is installed there", heading),
+            Text("on the other Mac, in the folder of this program", heading),
             Text(self.command(shows_key=self._shows_key), fg(look.foreground, bold=True)),
             Text("The key is a secret: whoever has it can use this cluster.", look.dim),
             Text(),

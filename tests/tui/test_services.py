@@ -142,13 +142,13 @@ async def test_the_command_for_another_device_keeps_the_key_until_it_is_asked_fo
         await desk.load()
         await desk.pilot.press("f9")
         await desk.pilot.pause()
-        assert "dnet-shard --join …" in desk.text()
+        assert "uv run dnet-shard --join …" in desk.text()
         assert desk.fake.cluster_key not in desk.text()
         assert "○ another device is seen on the same network" in desk.text()
         copied: list[str] = []
         desk.app.copy_to_clipboard = copied.append  # type: ignore[method-assign]
         await desk.pilot.press("c")
-        assert copied == [f"dnet-shard --join {desk.fake.cluster_key}"]
+        assert copied == [f"uv run dnet-shard --join {desk.fake.cluster_key}"]
         await desk.pilot.press("k")
         await desk.pilot.pause()
         assert desk.fake.cluster_key in desk.text()
