@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -395,5 +395,9 @@ class Coordinator:
 
 def canonical(model: str) -> str:
     """A path means the same in every process of this machine; ids stay as they are."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
+    with suppress(
+        OSError, RuntimeError
+    ):  # longer than a path can be, no such user's home: told where it is read
+        path = Path(model).expanduser()
+        return str(path.resolve()) if path.exists() else model
+    return model

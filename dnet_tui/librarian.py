@@ -129,7 +129,7 @@ class ModelLibrarian:
         self._to_load = None
         is_here = any(entry.id == model and entry.is_here for entry in self.catalogue.here)
         library, loaded = self._library(), self.catalogue.loaded
-        if library is None or is_here or loaded is None or model[0] in "./~" or Path(model).exists():
+        if library is None or is_here or loaded is None or _is_path(model):
             self._load(model)
             return
         try:
@@ -254,6 +254,13 @@ class ModelLibrarian:
         except DnetError as error:
             self._app.notify(str(error), severity="error")
         self.open()
+
+
+def _is_path(model: str) -> bool:
+    try:
+        return model[0] in "./~" or Path(model).exists()
+    except OSError:  # longer than a path can be
+        return False
 
 
 def _has_headers(entry: ModelEntry) -> bool:

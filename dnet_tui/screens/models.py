@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 from textual import on
@@ -313,7 +312,7 @@ class ModelPicker(ModalScreen[str | None]):
             if self._is_question:
                 self.dismiss(self._wanted)
             elif (name := self._typed_name) is not None:
-                self._load(str(Path(name).expanduser()) if name.startswith("~") else name)
+                self._load(name)
             return
         is_coming = row.is_loaded or row.arrival is not None
         match asked:

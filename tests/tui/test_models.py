@@ -569,6 +569,16 @@ async def test_a_folder_or_an_id_that_no_list_has_is_loaded_as_it_is_typed() -> 
         assert remembered == ["smollm2-135m-instruct"]
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "a/" + "b" * 300])
+async def test_a_name_that_is_no_path_is_refused_in_words(name: str) -> None:
+    async with table() as desk:
+        await desk.open()
+        desk.picker.query_one(Input).value = name
+        await desk.pilot.press("slash", "enter")
+        await desk.until(lambda: isinstance(desk.app.view.model, Unusable) or desk.app._notifications)
+        assert not isinstance(desk.app.screen, ModelPicker)
+
+
 async def test_nothing_is_searched_for_when_the_filter_is_cleared() -> None:
     async with table() as desk:
         asked = asyncio.Event()

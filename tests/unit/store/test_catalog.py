@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 from mlx_lm import generate, load
 
+from dnet_core.coordinator import canonical
 from dnet_core.errors import UnknownModel
 from dnet_core.settings import paths
 from dnet_core.store.catalog import SAMPLE_ID, ModelKind, list_local, read_headers, resolve
@@ -115,3 +116,8 @@ async def test_other_names_are_refused_with_what_would_be_taken(
     with pytest.raises(UnknownModel, match=words) as caught:
         await resolve(model, ignore)
     assert caught.value.model == model
+
+
+@pytest.mark.parametrize("model", ["b" * 5000, "~nobody-of-this-name/model", "owner/name"])
+def test_what_is_no_path_stays_as_it_is(model: str) -> None:
+    assert canonical(model) == model
