@@ -14,13 +14,14 @@ import grpc
 
 from dnet_core import __version__
 from dnet_core.cluster_options import ClusterOptions
+from dnet_core.describe import announcement_of
 from dnet_core.discover.announcement import Announcement
 from dnet_core.discover.interfaces import host_towards
 from dnet_core.discover.local import LocalOptions, LocalShard, local_shard
 from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
 from dnet_core.discover.thunderbolt import hop_addresses
-from dnet_core.errors import DnetError, NotReady, PeerLost, ProtocolError, StartError
+from dnet_core.errors import DnetError, NotReady, PeerLost, StartError
 from dnet_core.events import Event, PeerJoined, PeerLeft
 from dnet_core.profile.device import profile_from_json
 from dnet_core.profile.links import best_links
@@ -345,20 +346,7 @@ class Cluster:
     async def _describe(self, target: str) -> Announcement:
         async with open_channel(target, self._credentials) as channel:
             status = await ShardClient(target, channel).describe()
-        try:
-            return Announcement(
-                id=status.id,
-                name=status.name,
-                version=status.version,
-                protocol_version=status.protocol_version,
-                grpc_port=status.grpc_port,
-                http_port=status.http_port,
-                cluster=status.cluster,
-                addresses=status.addresses,
-                thunderbolt=status.thunderbolt,
-            )
-        except ValueError as error:
-            raise ProtocolError(f"{target} says of itself what no shard can be: {error}") from error
+        return announcement_of(status, target)
 
 
 def _any_port(options: LocalOptions) -> LocalOptions:

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from dnet_core import __version__
 from dnet_core.cluster_options import ClusterOptions
+from dnet_core.describe import announcement_of
 from dnet_core.discover import mdns
 from dnet_core.discover.announcement import Announcement, new_id
 from dnet_core.discover.interfaces import Network, host_towards, read_network, resolve
@@ -189,18 +190,7 @@ async def _listen(options: ClusterOptions, key: tls.ClusterKey) -> tuple[Peer, .
     """The peers that are seen within `LISTEN_S`."""
 
     async def describe(target: str) -> Announcement:
-        status = await _describe(target, key)
-        return Announcement(
-            id=status.id,
-            name=status.name,
-            version=status.version,
-            protocol_version=status.protocol_version,
-            grpc_port=status.grpc_port,
-            http_port=status.http_port,
-            cluster=status.cluster,
-            addresses=status.addresses,
-            thunderbolt=status.thunderbolt,
-        )
+        return announcement_of(await _describe(target, key), target)
 
     found: dict[str, Peer] = {}
     member = Membership(options.name, __version__)
