@@ -266,6 +266,10 @@ def test_after_a_kill_the_chat_is_there_and_said_to_be(tmp_path: Path) -> None:
         terminal.until("answer", lambda s: "✓" in s, ANSWER_S)
         app = next(p for p in terminal.children() if any(part.endswith("dnet-tui") for part in p.cmdline()))
         shards = terminal.shards()
+        deadline = time.monotonic() + QUICK_S
+        while not any(b"Paris" in file.read_bytes() for file in tmp_path.rglob("chats.db*")):
+            assert time.monotonic() < deadline, "an answer is saved when it ends"
+            time.sleep(0.05)
         app.kill()
         assert psutil.wait_procs(shards, timeout=QUICK_S)[1] == [], "shards end with what started them"
     finally:
