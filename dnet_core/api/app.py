@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,18 +19,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dnet_core import http_server
 from dnet_core.api import chat, cluster, completions, embeddings, metrics, models, responses, text
 from dnet_core.api.auth import check_key, check_origin, is_loopback, require_key_beyond_loopback
-from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.errors import ApiError, reply_for
 from dnet_core.api.in_flight import Activity, ClientGone
 from dnet_core.api.ring_metrics import RingMetrics
 from dnet_core.api.service import Service
 from dnet_core.api.stream import HEARTBEAT_S
 from dnet_core.api.turns import QueuePolicy, Turns
 from dnet_core.coordinator import Coordinator
-from dnet_core.errors import DnetError
 from dnet_core.option_types import SESSIONS, WAITING
 from dnet_core.tasks import TaskScope
 
-log = logging.getLogger(__name__)
 TOLD_S = 10.0
 """So long may requests take to end when the endpoint stops; then they are cut."""
 
@@ -189,15 +186,10 @@ class _Border:
             if request.url.path not in OPEN_PATHS:
                 check_key(request.headers, self._api_keys)
             return await handler(self._service, request)
-        except ApiError as error:
-            return self._fail(request, error)
-        except DnetError as error:
-            return self._fail(request, from_dnet(error))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        except Exception:  # the border: a fault of ours must reach the log and the client
-            log.exception("%s %s", request.method, request.url.path)
-            return self._fail(request, bug())
+        except Exception as error:  # noqa: BLE001 - the border: every request has a reply
+            return self._fail(request, reply_for(error, f"{request.method} {request.url.path}"))
 
     async def _on_no_route(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "registered for this type"

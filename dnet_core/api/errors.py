@@ -6,6 +6,7 @@ that must fail again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -27,6 +28,8 @@ from dnet_core.errors import (
     UnknownModel,
     UnsupportedModel,
 )
+
+log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -91,6 +94,20 @@ def from_dnet(error: DnetError) -> ApiError:
     return ApiError(status, f"{words}{error}", kind=kind, code=code, retry=retry, headers=headers)
 
 
+def reply_for(error: Exception, doing: str) -> ApiError:
+    """What a client is told of any `error`; a fault of ours goes to the log, with what was being done."""
+    match error:
+        case ApiError():
+            return error
+        case DnetError():
+            return from_dnet(error)
+        case _:
+            log.error("a fault in %s", doing, exc_info=error)
+            return ApiError(
+                500, "this server failed on the request; its log says why", kind=SERVER, code="internal_error"
+            )
+
+
 def from_validation(error: ValidationError) -> ApiError:
     """The reply for a body that does not fit its model: the first thing wrong, and where it is."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -107,12 +124,6 @@ def at_field(error: RequestError, param: str) -> ApiError:
     told = from_dnet(error)
     told.param = param
     return told
-
-
-def bug() -> ApiError:
-    """The reply when this program has a fault; the log has the details."""
-    message = "this server failed on the request; its log says why"
-    return ApiError(500, message, kind=SERVER, code="internal_error")
 
 
 _TAGGED = ("response_format", "format")

@@ -6,7 +6,6 @@ one in the background is not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from dnet_core.api import sse
 from dnet_core.api.answers import Question, answers, questions
 from dnet_core.api.bound import chat_grammar
-from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.errors import ApiError, reply_for
 from dnet_core.api.prompts import chat_prompt
 from dnet_core.api.reading import read
 from dnet_core.api.response_writer import JsonDict, ResponseWriter
@@ -24,9 +23,6 @@ from dnet_core.api.responses_request import ResponsesRequest, messages_of
 from dnet_core.api.runs import Run
 from dnet_core.api.service import ServedModel, Service
 from dnet_core.api.steps import Usage
-from dnet_core.errors import DnetError
-
-log = logging.getLogger(__name__)
 
 
 async def create(service: Service, request: Request) -> Response:
@@ -99,14 +95,8 @@ async def _work(
                 run.tell(writer.add(step))
                 if step.finish is not None:
                     run.tell(writer.finish(step.finish, usage))
-    except ApiError as error:
-        run.failure = error
-    except DnetError as error:
-        run.failure = from_dnet(error)
-    except Exception:  # the border: the client must hear of a fault of ours, and the endpoint goes on
-        log.exception("response %s", writer.id)
-        run.failure = bug()
-    if run.failure is not None:
+    except Exception as error:  # noqa: BLE001 - the border: nobody else waits for this task
+        run.failure = reply_for(error, f"response {writer.id}")
         note(run.failure)
         run.tell(writer.fail(run.failure, usage))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -11,12 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dnet_core.api import sse
-from dnet_core.api.errors import ApiError, bug, from_dnet
+from dnet_core.api.errors import ApiError, reply_for
 from dnet_core.api.in_flight import ClientGone, InFlight
-from dnet_core.errors import DnetError
 from dnet_core.tasks import beside
-
-log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
 """A comment is sent this often: proxies and clients give up on a stream that says nothing for long."""
@@ -61,13 +57,8 @@ class EventStream(Response):
         try:
             async for event in self._events:
                 await _send_body(send, event, more=True)
-        except ApiError as error:
-            await self._tell(send, error)
-        except DnetError as error:
-            await self._tell(send, from_dnet(error))
-        except Exception:  # the border: the headers are gone, so the client is told in the stream
-            log.exception("while streaming")
-            await self._tell(send, bug())
+        except Exception as error:  # noqa: BLE001 - the border: the headers are gone, so the stream tells
+            await self._tell(send, reply_for(error, "a stream"))
 
     async def _tell(self, send: Send, error: ApiError) -> None:
         self._on_error(error)

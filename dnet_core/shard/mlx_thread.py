@@ -75,29 +75,7 @@ class MlxThread:
 
         Cancelling the wait does not stop a function that has begun.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-
-        def resolve(result: Result) -> None:
-            if not done.done():
-                done.set_result(result)
-
-        def reject(error: BaseException) -> None:
-            if not done.done():
-                done.set_exception(error)
-
-        def work() -> None:
-            if done.cancelled():
-                return
-            try:
-                result = function()
-            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the waiting caller
-                loop.call_soon_threadsafe(reject, error)
-            else:
-                loop.call_soon_threadsafe(resolve, result)
-
-        self.post(work)
-        return await done
+        return await asyncio.wrap_future(self.submit(function))
 
     async def carry_out(self, function: Callable[[], Result]) -> Result:
         """Like `call`, but the function runs even when nobody waits for it any more."""
