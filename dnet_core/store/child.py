@@ -13,7 +13,7 @@ import asyncio
 import json
 import os
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +35,7 @@ async def run_child(module: str, args: list[str], environment: Mapping[str, str]
         "-m",
         module,
         *args,
+        stdin=DEVNULL,  # the terminal is the screen's alone
         stdout=PIPE,
         stderr=PIPE,
         env=environment,

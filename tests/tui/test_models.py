@@ -82,6 +82,14 @@ class Table:
         await self.pilot.press("ctrl+o")
         await self.until(lambda: len(self.picker.catalogue.fits) == 11)
 
+    async def hold_fetch(self, model: str, *keys: str) -> None:
+        """Open the picker, press `keys` on `model`, and hold the download that they begin."""
+        await self.open()
+        await self.choose(model)
+        self.sand.flows.clear()
+        await self.pilot.press(*keys)
+        await self.until(lambda: model in self.app.work_in_hand.downloads)
+
     async def choose(self, model: str) -> None:
         self.picker.query_one(ModelList).chosen = model
         self.picker.query_one(ModelList).was_moved = True
@@ -144,11 +152,7 @@ async def test_enter_loads_another_model_and_the_chat_goes_on() -> None:
 
 async def test_what_is_loaded_answers_until_the_other_is_fetched() -> None:
     async with table() as desk:
-        await desk.open()
-        await desk.choose(QWEN_8B)
-        desk.sand.flows.clear()
-        await desk.pilot.press("enter", "enter")
-        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.hold_fetch(QWEN_8B, "enter", "enter")
         assert isinstance(desk.app.view.model, Ready)
         assert desk.app.view.model_name == LLAMA
         assert not desk.demo.is_changing
@@ -159,11 +163,7 @@ async def test_what_is_loaded_answers_until_the_other_is_fetched() -> None:
 @pytest.mark.parametrize("problem", ["the hub cannot be reached", STOPPED])
 async def test_a_fetch_that_fails_costs_nothing_that_was_loaded(problem: str) -> None:
     async with table() as desk:
-        await desk.open()
-        await desk.choose(QWEN_8B)
-        desk.sand.flows.clear()
-        await desk.pilot.press("enter", "enter")
-        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.hold_fetch(QWEN_8B, "enter", "enter")
         desk.demo.tell(DownloadEnded(QWEN_8B, problem))
         await desk.until(lambda: QWEN_8B not in desk.app.work_in_hand.downloads)
         told = [n.message for n in desk.app._notifications]
@@ -237,11 +237,7 @@ async def test_esc_twice_cancels_a_load_and_says_what_to_do(open_desk: OpenDesk)
 
 async def test_d_fetches_beside_the_chat_and_d_stops_it() -> None:
     async with table() as desk:
-        await desk.open()
-        await desk.choose(QWEN_8B)
-        desk.sand.flows.clear()
-        await desk.pilot.press("d", "enter")
-        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.hold_fetch(QWEN_8B, "d", "enter")
         await desk.pilot.pause()
         assert "fetching to this machine 0.0/4.6 GB" in desk.text()
         assert "d stops fetching" in desk.text()
@@ -392,11 +388,7 @@ async def test_bytes_that_do_not_come_are_said_to_have_stalled_everywhere(open_d
 
 async def test_quitting_names_the_download_that_would_stop() -> None:
     async with table() as desk:
-        await desk.open()
-        await desk.choose(QWEN_8B)
-        desk.sand.flows.clear()
-        await desk.pilot.press("d", "enter")
-        await desk.until(lambda: QWEN_8B in desk.app.work_in_hand.downloads)
+        await desk.hold_fetch(QWEN_8B, "d", "enter")
         await desk.pilot.press("escape", "ctrl+q")
         await desk.pilot.pause()
         told = " ".join(desk.text().replace("│", " ").split())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.command import CommandPalette
 from textual.geometry import Offset
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import OptionList, TabbedContent
 
 from dnet_core.errors import LoadError, PeerLost
@@ -36,6 +37,14 @@ async def click(desk: Desk | Table, text: str, *, nth: int = 0) -> None:
     found = [(y, line.index(text)) for y, line in enumerate(rows) if text in line]
     y, x = found[nth]
     await desk.pilot.click(offset=(x + min(1, len(text) - 1), y))
+
+
+async def opens(desk: Table, text: str, kind: type[Screen[Any]]) -> None:
+    """A click on `text` opens a screen of this kind, which esc leaves."""
+    await click(desk, text)
+    await desk.until(lambda: isinstance(desk.app.screen, kind))
+    await desk.pilot.press("escape")
+    await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
 
 
 @pytest.mark.parametrize("size", [(200, 60), (80, 24), (60, 16), (40, 10), (39, 9)])
@@ -221,10 +230,7 @@ async def test_the_parts_of_the_status_line_open_what_they_tell_of(tmp_path: Pat
             ("Llama-3", ModelPicker),
             ("API", EndpointScreen),
         ):
-            await click(desk, text)
-            await desk.until(lambda kind=kind: isinstance(desk.app.screen, kind))
-            await desk.pilot.press("escape")
-            await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+            await opens(desk, text, kind)
         await click(desk, "2 devices")
         assert desk.app.screen.has_class("-cluster")
         await desk.pilot.click("#status", offset=(90, 0))
@@ -254,10 +260,7 @@ async def test_a_wide_screen_has_every_command_to_click(tmp_path: Path) -> None:
             ("this chat", ChatSettingsScreen),
             ("adds a device", JoinScreen),
         ):
-            await click(desk, text)
-            await desk.until(lambda kind=kind: isinstance(desk.app.screen, kind))
-            await desk.pilot.press("escape")
-            await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+            await opens(desk, text, kind)
 
 
 async def test_what_is_told_of_a_model_that_cannot_be_loaded_is_clicked(open_desk: OpenDesk) -> None:
