@@ -211,15 +211,24 @@ class Cluster:
                 if not busy & {a.name, b.name}:
                     busy |= {a.name, b.name}
                     batch.append((a, b))
-            found = await asyncio.gather(*(self._measure_pair(a, b) for a, b in batch))
+            found = await asyncio.gather(
+                *(self._measure_pair(a, b) for a, b in batch), return_exceptions=True
+            )
             for (a, b), links in zip(batch, found, strict=True):
+                if isinstance(links, BaseException):  # now that all have ended
+                    raise links
                 self._links[a.name, b.name] = links
             missing = [pair for pair in missing if pair not in batch]
 
     async def _measure_pair(self, source: Peer, target: Peer) -> tuple[LinkProfile, ...]:
+        try:
+            addresses = self._addresses(source, target)
+        except PeerLost as error:
+            log.info("no link %s -> %s: %s", source.name, target.name, error)
+            return ()
         found = []
         async with self.client(source.name) as shard:
-            for target_text, medium in self._addresses(source, target):
+            for target_text, medium in addresses:
                 try:
                     found.append(await shard.measure_link(Hop(target.name, target_text), medium))
                 except DnetError as error:  # an address that does not work is no link

@@ -1,8 +1,9 @@
-"""A shard of this cluster that says of itself what no shard can be."""
+"""A shard that says of itself what no shard can be, and one that no way leads to."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import cast
 
 from dnet_core.cluster_options import ClusterOptions
@@ -12,6 +13,7 @@ from dnet_core.transport import tls
 from dnet_core.transport.control import ShardService, ShardStatus
 from dnet_core.transport.grpc_server import Endpoints, serve
 from dnet_core.transport.tls import ClusterKey
+from dnet_core.types.devices import Medium, PeerAddress, PeerSource
 from tests.fault.test_namesakes import free_port, joined
 
 STATUS = ShardStatus(
@@ -43,3 +45,22 @@ async def test_it_is_shown_with_the_reason_and_discovery_goes_on() -> None:
                 == f"{target} says of itself what no shard can be: not a port: http_port = 70000"
             )
         await ring.wait_for_local_shards()
+
+
+async def test_a_device_that_no_way_leads_to_has_no_links_and_costs_the_others_none() -> None:
+    options = ClusterOptions(local_shards=2, grpc_port=0)
+    async with asyncio.timeout(60), Coordinator(options) as ring:
+        await ring.wait_for_local_shards()
+        here = ring.peers
+        away = replace(
+            here[0],
+            name="away",
+            source=PeerSource.STATIC,
+            addresses=(PeerAddress("no-such-host.invalid", Medium.UNKNOWN),),
+        )
+        ring._cluster._peers["away"] = away
+        links = await ring._cluster.links((*here, away))
+        assert {(link.source, link.target) for link in links} == {
+            (here[0].name, here[1].name),
+            (here[1].name, here[0].name),
+        }
