@@ -182,6 +182,7 @@ class _Border:
 
     async def _answer(self, handler: Handler, request: Request) -> Response:
         try:
+            self._service.in_flight.check_open()
             check_origin(request.headers, self._origins, names_checked=self._names_checked)
             if request.url.path not in OPEN_PATHS:
                 check_key(request.headers, self._api_keys)

@@ -106,8 +106,7 @@ class InFlight:
             gone = True
             deadline.reschedule(asyncio.get_running_loop().time())
 
-        if self._is_stopping:
-            raise _stopped()
+        self.check_open()
         try:
             # A deadline that nothing but these two sets: asyncio.timeout cancels the block and takes it back
             # cleanly.
@@ -121,6 +120,11 @@ class InFlight:
             if not deadline.expired():
                 raise
             raise (ClientGone() if gone else _stopped()) from None
+
+    def check_open(self) -> None:
+        """Raise ApiError 503 when the endpoint stops."""
+        if self._is_stopping:
+            raise _stopped()
 
     def stop(self) -> None:
         """End every attended request now, and those that still come."""

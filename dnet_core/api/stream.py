@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,6 +16,8 @@ from dnet_core.tasks import beside
 
 HEARTBEAT_S = 10.0
 """A comment is sent this often: proxies and clients give up on a stream that says nothing for long."""
+FAREWELL_S = 1.0
+"""So long a client may take to read why its stream ends when the endpoint stops."""
 
 
 class EventStream(Response):
@@ -49,9 +51,13 @@ class EventStream(Response):
                     await self._write(send)
             except ClientGone:
                 return
-            except ApiError as error:  # the endpoint stops
-                await self._tell(send, error)
-            await _send_body(send, b"", more=False)
+            except ApiError as error:  # the endpoint stops, and does not wait for who does not read
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FAREWELL_S):
+                        await self._tell(send, error)
+                        await _send_body(send, b"", more=False)
+            else:
+                await _send_body(send, b"", more=False)
 
     async def _write(self, send: Send) -> None:
         try:

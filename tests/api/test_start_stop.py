@@ -100,6 +100,13 @@ async def test_stopping_ends_what_is_in_flight(ring: Coordinator) -> None:
     await until_idle(ring)
 
 
+async def refused(raw: httpx2.AsyncClient) -> int:
+    """The status of the first request that is not served any more."""
+    while (response := await raw.get("/models")).status_code == 200:
+        pass
+    return response.status_code
+
+
 async def test_a_client_is_told_also_when_the_shards_take_long_to_stop(
     ring: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +122,9 @@ async def test_a_client_is_told_also_when_the_shards_take_long_to_stop(
             whole = tasks.start(raw.post("/chat/completions", json={"messages": HI, **LONG}))
             await until_busy(ring)
             monkeypatch.setattr(Driver, "_close", slow)
+            late = tasks.start(refused(raw))
         response = await whole
+        assert await late == 503, "nothing new is served meanwhile"
         assert (response.status_code, response.json()["error"]["code"]) == (503, "endpoint_stopped")
         await raw.aclose()
     await until_idle(ring)

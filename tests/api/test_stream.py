@@ -71,6 +71,27 @@ async def test_silence_is_broken_and_a_client_that_goes_ends_the_stream() -> Non
     assert connection.sent[0]["status"] == 200
 
 
+async def test_a_client_that_does_not_read_is_not_waited_for_when_the_endpoint_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dnet_core.api.stream.FAREWELL_S", 0.01)
+    in_flight, ended, connection = InFlight(), list[str](), Connection()
+
+    async def stuck(message: Any) -> None:
+        await connection.send(message)
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    stream = EventStream(forever(ended), lambda _error: None, in_flight, HEARTBEAT_S)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(stream({"type": "http"}, connection.receive, stuck))
+        while not connection.body:
+            await connection.news.wait()
+            connection.news.clear()
+        in_flight.stop()
+    assert ended == ["closed"]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
