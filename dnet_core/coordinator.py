@@ -395,9 +395,8 @@ class Coordinator:
 
 def canonical(model: str) -> str:
     """A path means the same in every process of this machine; ids stay as they are."""
-    with suppress(
-        OSError, RuntimeError
-    ):  # longer than a path can be, no such user's home: told where it is read
+    # Longer than a path can be, no such user's home, a NUL: told where it is read.
+    with suppress(OSError, RuntimeError, ValueError):
         path = Path(model).expanduser()
         return str(path.resolve()) if path.exists() else model
     return model

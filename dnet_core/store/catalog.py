@@ -104,10 +104,8 @@ def _find_local(model: str) -> Path | None:
         if path.is_file() and path.suffix == ".gguf":
             return path
         return path.resolve() if (path / CONFIG_NAME).is_file() else None
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # not ours to read, longer than a path can be, no such user's home
+    # Not ours to read, longer than a path can be, no such user's home, a NUL.
+    except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UnknownModel(model, f"it cannot be looked at: {reason}") from error
 

@@ -53,7 +53,7 @@ def search(words: str) -> list[dict[str, Any]]:
 def _found(words: str) -> Iterable[ModelInfo]:
     hub = HfApi()
     # A search is tried again for half a minute; that nobody is there is said at once.
-    get_session().head(hub.endpoint)
+    get_session().head(hub.endpoint, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     return hub.list_models(
         search=words,
         filter=["safetensors"],

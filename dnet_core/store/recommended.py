@@ -1,4 +1,4 @@
-"""What a model's authors recommend for sampling: generation_config.json, as transformers reads it."""
+"""What a model's authors recommend for sampling: generation_config.json, as far as it can be used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from dnet_core.store.tokenizer_files import read_json
 from dnet_core.types.generation import RECOMMENDABLE, SamplingParams
 
 log = logging.getLogger(__name__)
+
+
+def _whole(value: float) -> int:
+    if value % 1:  # infinity, too
+        raise ValueError(f"top_k must be a whole number, not {value}")
+    return int(value)
 
 
 def recommended_sampling(model_dir: Path) -> SamplingParams:
@@ -27,9 +33,9 @@ def recommended_sampling(model_dir: Path) -> SamplingParams:
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         try:
-            wish: dict[str, Any] = {name: int(value) if name == "top_k" else value}
+            wish: dict[str, Any] = {name: _whole(value) if name == "top_k" else value}
             SamplingParams(**wish)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             log.warning("%s, generation_config.json: %s; it is passed over", model_dir, error)
         else:
             found |= wish

@@ -118,6 +118,14 @@ async def test_other_names_are_refused_with_what_would_be_taken(
     assert caught.value.model == model
 
 
-@pytest.mark.parametrize("model", ["b" * 5000, "~nobody-of-this-name/model", "owner/name"])
+@pytest.mark.parametrize(
+    "model", ["b" * 5000, "~nobody-of-this-name/model", "~a\0b/x", "~\ud800", "owner/name"]
+)
 def test_what_is_no_path_stays_as_it_is(model: str) -> None:
     assert canonical(model) == model
+
+
+@pytest.mark.parametrize("model", ["b" * 5000, "~nobody-of-this-name/model", "~a\0b/x"])
+async def test_what_no_path_can_be_is_unknown(model: str) -> None:
+    with pytest.raises(UnknownModel):
+        await resolve(model, lambda _done, _total: None)

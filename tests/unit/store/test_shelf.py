@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,11 @@ async def test_a_hub_that_is_away_is_told_in_one_line(hub: Hub, monkeypatch: pyt
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(LoadError, match=r"cannot be reached: check the network"):
         await search_hub("tiny")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
+        with pytest.raises(LoadError, match=r"cannot be reached: check the network \(ReadTimeout"):
+            await search_hub("tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(LoadError, match="HF_HUB_OFFLINE"):
         await search_hub("tiny")
