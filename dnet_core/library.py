@@ -126,19 +126,16 @@ class Library:
     async def _measured(self) -> Facts:
         """The devices of the last plan if all are still there, else a first measurement, made once."""
         here = {peer.name for peer in await self._cluster.usable_peers()}
-        planned = self._of_plan(here)
-        if planned is not None:
-            return planned
         async with self._measuring:
-            if self._facts is None or {device.peer for device in self._facts.devices} != here:
+            found = self._of_plan(here) or self._facts
+            if found is None or {device.peer for device in found.devices} != here:
                 try:
-                    self._facts = await self._measure()
+                    found = self._facts = await self._measure()
                 except NotReady:  # a model is being loaded by now: its plan knows the devices
-                    planned = self._of_plan(here)
-                    if planned is None:
+                    found = self._of_plan(here)
+                    if found is None:
                         raise
-                    return planned
-            return self._facts
+            return found
 
     def _of_plan(self, here: set[str]) -> Facts | None:
         """What the last plan was made from, if it knew the devices that are `here`."""

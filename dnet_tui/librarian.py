@@ -59,6 +59,7 @@ class ModelLibrarian:
         self._pause_s = pause_s
         self._is_open = False
         self._awaits_load = False
+        self._is_loading = False
         self._to_load: str | None = None  # once it is fetched
         self._devices: frozenset[str] = frozenset()
         self.catalogue = Catalogue()
@@ -83,11 +84,8 @@ class ModelLibrarian:
 
     def tell_arrival(self, arrival: Arrival | None) -> None:
         """How far the model is that is being loaded."""
-        has_ended = arrival is None and self.catalogue.arrival is not None
         if arrival != self.catalogue.arrival:
             self._set(replace(self.catalogue, arrival=arrival))
-        if has_ended and self._is_open and self._awaits_load:
-            self.open()
 
     def tell(
         self,
@@ -95,21 +93,28 @@ class ModelLibrarian:
         transfers: Mapping[str, Transfer],
         local: tuple[str, ...],
         remote: tuple[str, ...],
+        *,
+        is_loading: bool,
     ) -> None:
-        """The loaded model, the downloads, the devices that are here: of this machine and others."""
+        """The loaded model, the downloads, the devices that are here: of this machine and others.
+
+        `is_loading`: a model is on its way, be it measured for, placed, fetched or read.
+        """
         devices = frozenset((*local, *remote))
         ended = set(self.catalogue.transfers) - set(transfers)
         moved = devices != self._devices
         if moved:
             self._devices = devices
             self._set(replace(self.catalogue, fits={}, local=local, remote=remote))
-        settled = loaded is not None and loaded != self.catalogue.loaded
+        settled = self._is_loading and not is_loading
+        self._is_loading = is_loading
         if settled:  # its plan knows the devices better; those that were busy can say now what they would do
+            self._awaits_load = False
             self._set(replace(self.catalogue, fits={}))
         if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
             self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
         if self._is_open and (ended or moved or settled):
-            self.open()
+            self.open(awaits_load=self._awaits_load)
 
     def _set(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -187,7 +192,7 @@ class ModelLibrarian:
         known = await library.well_known()
         self._set(replace(self.catalogue, here=here, well_known=known, room=room))
         self._start(self._ask_others, "models-elsewhere")
-        if self._awaits_load:
+        if self._waits:
             self._set(replace(self.catalogue, is_measuring=True))
         else:
             self._start(self._fit_all, "models-fit")
@@ -196,6 +201,10 @@ class ModelLibrarian:
         library = self._library()
         if library is not None:
             self._set(replace(self.catalogue, elsewhere=await library.elsewhere()))
+
+    @property
+    def _waits(self) -> bool:
+        return self._awaits_load and self._is_loading
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""
@@ -225,7 +234,7 @@ class ModelLibrarian:
     async def _look_at(self, model: str) -> None:
         if model not in self.catalogue.fits:
             await asyncio.sleep(self._pause_s)
-            if not self._awaits_load:
+            if not self._waits:
                 await self._fit(model)
 
     async def _search(self, words: str) -> None:

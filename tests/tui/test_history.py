@@ -325,7 +325,7 @@ def test_the_time_left_of_a_prompt_that_is_read_again_counts_from_there() -> Non
     now_s = 0.0
     answer = LiveAnswer(lambda: now_s)
     now_s = 100.0
-    answer.hear(Paused("studio", "why", 3))
+    answer.hear(Paused("studio", "why", 3, is_back=False))
     answer.hear(Resumed(("mini",), 1.0))
     now_s = 102.0
     answer.hear(PromptProgress(10, 40, ()))

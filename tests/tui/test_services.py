@@ -17,6 +17,7 @@ from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.doctor.finding import Finding as RealFinding
 from dnet_core.doctor.finding import Level
+from dnet_core.errors import LoadError
 from dnet_core.types.devices import PeerSource
 from dnet_core.types.models import ModelFit
 from dnet_tui.app import DnetApp
@@ -57,8 +58,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(services: Services) -> AsyncIterator[Bench]:
-    fake = FakeCoordinator()
+async def bench(services: Services, fake: FakeCoordinator | None = None) -> AsyncIterator[Bench]:
+    fake = fake or FakeCoordinator()
     timing = Timing(stream_s=0, view_s=0, panels_s=0, tick_s=None, blink=False, clock=lambda: fake.gate.now_s)
     app = DnetApp(lambda: fake, MODEL, timing=timing, services=services)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -87,6 +88,7 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
         desk.app._librarian.look_at(MODEL)
         await desk.pilot.pause(0.05)
         assert asked == [], "devices are not measured beside the load, whatever is highlighted"
+        assert "models-fit" not in {worker.group for worker in desk.app.workers}
         await desk.load()
         await desk.until(lambda: desk.app.screen.catalogue.fits)
         await desk.pilot.press("escape")
@@ -96,6 +98,15 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
             await desk.fake.gate.step()
         await desk.pilot.pause()
         assert isinstance(desk.app.conversation.turns[0].phase, Finished)
+
+
+async def test_what_fits_is_said_also_when_the_first_load_fails() -> None:
+    fake = FakeCoordinator(load_error=LoadError("the disk is full"))
+    async with bench(Services(is_first_use=True), fake) as desk:
+        await desk.until(lambda: desk.app.screen.catalogue.well_known)
+        await fake.gate.step()
+        await desk.until(lambda: isinstance(desk.app.view.model, Unusable))
+        await desk.until(lambda: desk.app.screen.catalogue.fits)
 
 
 async def test_a_question_typed_at_the_welcome_is_asked_in_the_chat() -> None:
