@@ -152,7 +152,7 @@ async def compare(model: str, directory: Path, tokens: int, repeats: int, prompt
     finally:
         reference.close()
     base = statistics.median(r.tokens_per_s for r in references)
-    print(f"{model}: {prompt_tokens} prompt tokens in chunks of {chunk}, {tokens} tokens of answer,")
+    print(f"{model}: {len(prompt)} prompt tokens in chunks of {chunk}, {tokens} tokens of answer,")
     print(f"  {repeats} repeats in turn, median (min-max) of the ratio to mlx-lm in the same turn")
     print(f"  mlx-lm alone: {base:.2f} tokens/s")
     print(f"  {'':>9}  {'tokens/s':>20}  {'CPU s per token':>20}  {'time to first token':>20}")

@@ -49,7 +49,7 @@ async def answer(
     """
     session = driver.begin(tokens, sampling, shown)
     emit(SessionStarted(session.name, len(tokens)))
-    unfinished: FinishReason | None = None  # failed
+    end_if_unfinished: FinishReason | None = None  # None tells of a failure
     try:
         while session.finish is None:
             try:
@@ -69,11 +69,11 @@ async def answer(
             yield Resumed(driver.peers, time.monotonic() - paused_s)
         yield session.done()
     except (GeneratorExit, asyncio.CancelledError):
-        unfinished = FinishReason.CANCELLED
+        end_if_unfinished = FinishReason.CANCELLED
         raise
     finally:
         counts = (len(tokens), session.num_tokens, session.cached_tokens)
-        emit(SessionEnded(session.name, session.finish or unfinished, *counts))
+        emit(SessionEnded(session.name, session.finish or end_if_unfinished, *counts))
 
 
 async def converse(

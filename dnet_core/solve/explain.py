@@ -231,7 +231,7 @@ def _fits(problem: Problem, **changes: Any) -> bool:
 
 
 def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= _ROOM_STEP_BYTES else f"{size_bytes / 1e6:.1f} MB"
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def _ms(seconds: float) -> str:

@@ -180,7 +180,7 @@ class Paused:
     peer: str
     reason: str
     completion_tokens: int
-    is_back: bool = False
+    is_back: bool
 
 
 @dataclass(frozen=True, slots=True)
