@@ -36,7 +36,7 @@ from dnet_tui.pace import Pace, Timing
 from dnet_tui.personal_app import Personal
 from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
 from dnet_tui.service_app import Services
-from dnet_tui.serving import EndpointState, On
+from dnet_tui.serving import EndpointState
 from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
@@ -145,9 +145,8 @@ class DnetApp(PlanApp):
         Not while somebody waits for an answer, nor while a screen is open, which is garbage once it closes;
         the next answer ends, too.
         """
-        is_serving = isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
         is_open = len(self.screen_stack) > 1
-        if self._timing.sets_aside and not (self.conversation.is_answering or is_open or is_serving):
+        if self._timing.sets_aside and not (self.conversation.is_answering or is_open or self.is_serving):
             gc.unfreeze()
             gc.collect()
             gc.freeze()
@@ -229,9 +228,7 @@ class DnetApp(PlanApp):
     def action_escape(self) -> None:
         """Stop an answer; while a model loads and nothing else is to be stopped, cancel that, asking once."""
         self.clear_notifications()
-        idle = not self.conversation.is_answering and not self.conversation.has_waiting
-        self.conversation.escape()
-        if not (idle and self._is_loading and self._loader is not None):
+        if self.conversation.escape() or not self._is_loading or self._loader is None:
             self._asked_to_cancel = False
         elif self._asked_to_cancel:
             self._asked_to_cancel = False

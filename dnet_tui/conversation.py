@@ -32,7 +32,7 @@ from dnet_tui.pace import Pace, Timing
 from dnet_tui.record import ChatRecord
 from dnet_tui.widgets.chat_log import ChatLog
 from dnet_tui.widgets.prompt import Prompt
-from dnet_tui.widgets.send_key import Deed, SendKey
+from dnet_tui.widgets.send_key import Offer, SendKey
 
 _WHEN_READY = "sends when ready"
 _WHEN_OVER = "sends when this answer ends"
@@ -139,10 +139,6 @@ class Conversation(Vertical):
     def is_begun(self) -> bool:
         """Whether somebody has asked or written something."""
         return bool(self.turns or self.prompt.text)
-
-    @property
-    def has_waiting(self) -> bool:
-        return self._waiting is not None
 
     @on(Prompt.Sent)
     def _send(self, message: Prompt.Sent) -> None:
@@ -293,16 +289,15 @@ class Conversation(Vertical):
     def _offer_click(self) -> None:
         is_written = bool(self.prompt.text.strip())
         self.set_class(is_written, "-written")
-        can_stop = self.is_answering or self.has_waiting or self._editing is not None
-        deed: Deed = "⏎ send" if is_written else "■ stop" if can_stop else ""
-        self._send_key.offer(deed, self.size.width)
+        can_stop = self.is_answering or self._waiting is not None or self._editing is not None
+        self._send_key.offer(Offer.SEND if is_written else Offer.STOP if can_stop else None, self.size.width)
 
     def on_resize(self) -> None:
         self._offer_click()
 
     @on(SendKey.Clicked)
     def _do_clicked(self) -> None:
-        if self._send_key.deed == "⏎ send":
+        if self._send_key.offered is Offer.SEND:
             self.prompt.send()
             self.prompt.focus()
         else:
@@ -330,9 +325,13 @@ class Conversation(Vertical):
 
     # --- what a person does -----------------------------------------------------------------------------
 
-    def escape(self) -> None:
-        """One step back: leave what is being edited, take a waiting message back, or stop the answer."""
+    def escape(self) -> bool:
+        """One step back: leave what is being edited, take a waiting message back, or stop the answer.
+
+        Returns whether there was one.
+        """
         waiting = self._waiting
+        did = self._editing is not None or waiting is not None or self._answer is not None
         if self._editing is not None:
             self._end_edit()
         elif waiting is not None:  # before the answer: else it would be sent the moment that one stops
@@ -348,6 +347,7 @@ class Conversation(Vertical):
             self._answer = answer
             self._end_answer()
         self.prompt.focus()
+        return did
 
     def new(self) -> None:
         """Start a new conversation; an answer that is being written is stopped and kept in the history."""
@@ -356,6 +356,7 @@ class Conversation(Vertical):
         self.workers.cancel_group(self, "answer")
         self.is_answering = False
         self._end_edit()
+        self._copied_of, self._num_copied = None, 0
         self._record.leave()
         self._settings = self._defaults
         self.turns = ()

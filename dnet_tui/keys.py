@@ -16,12 +16,9 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.keys import format_key
 from textual.signal import Signal
-from textual.widgets import TextArea
+from textual.widgets import Input, TextArea
 
 EVERYWHERE = "everywhere"
-_WRITING = frozenset(k.strip() for b in TextArea.BINDINGS if isinstance(b, Binding) for k in b.key.split(","))
-"""Keys that move and edit in the prompt, where nothing else hears them."""
-_AROUND = frozenset({"tab", "shift+tab"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +50,14 @@ def own_bindings(kind: type[DOMNode]) -> Iterator[Binding]:
     for binding in kind.__dict__.get("BINDINGS", ()):
         if isinstance(binding, Binding):
             yield binding
+
+
+_IN_PROMPT, _IN_LINE = (
+    frozenset(key.strip() for binding in own_bindings(kind) for key in binding.key.split(","))
+    for kind in (TextArea, Input)
+)
+"""Keys that move and edit where text is typed, where nothing else hears them."""
+_AROUND = frozenset({"tab", "shift+tab"})
 
 
 def key_of(binding: Binding, owner: Owner) -> Key:
@@ -114,16 +119,19 @@ def keys_text(keys: str) -> str:
 
 def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str) -> str | None:
     """Why `new` cannot be the key of `of`; None: it can."""
-    if of.is_typed and new not in of.keys.split(",") and len(format_key(new)) == 1 and "+" not in new:
-        where = "into the prompt" if of.scope == EVERYWHERE else of.scope
-        return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
-    if of.scope == EVERYWHERE and new not in of.keys.split(",") and new in _WRITING | _AROUND:
-        return f"{keys_text(new)} moves or edits in the prompt: take another"
+    if of.is_typed and new not in of.keys.split(","):
+        in_prompt = of.scope == EVERYWHERE
+        if new == "space" or (len(format_key(new)) == 1 and "+" not in new):
+            where = "into the prompt" if in_prompt else of.scope
+            return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
+        if new in (_IN_PROMPT | _AROUND if in_prompt else _IN_LINE):
+            where = "in the prompt" if in_prompt else of.scope
+            return f"{keys_text(new)} moves or edits {where}: take another"
     for other in all_keys:
         if other.id == of.id:
             continue
         apart = other.is_over or of.is_over
         shares = other.scope == of.scope or (not apart and EVERYWHERE in (other.scope, of.scope))
-        if (shares or other.goes_first) and new in keys_now(other, changed).split(","):
+        if (shares or other.goes_first or of.goes_first) and new in keys_now(other, changed).split(","):
             return f"{keys_text(new)} is taken: {other.title}"
     return None

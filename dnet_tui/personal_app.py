@@ -377,7 +377,7 @@ class PersonalApp(App[None], inherit_bindings=False):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A key that is pressed to be given to something does nothing else."""
         top = self.screen_stack[-1] if self.screen_stack else None
-        return not (action in ("quit", "copy_or_quit") and isinstance(top, PressScreen))
+        return not (action in ("quit", "copy_or_quit", "command_palette") and isinstance(top, PressScreen))
 
     def _quit(self, sure: bool | None) -> None:
         if sure:

@@ -214,6 +214,11 @@ class ServiceApp(PersonalApp):
         finally:
             self._show_endpoint(off)
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the endpoint has requests in flight."""
+        return isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
+
     def _show_endpoint(self, state: EndpointState) -> None:
         self.endpoint = state
         self.show_endpoint(state)
@@ -238,12 +243,11 @@ class ServiceApp(PersonalApp):
     def note_download(self, event: DownloadEnded) -> None:
         """Load what was fetched for it, but not into the middle of an answer; say what was not fetched."""
         is_wanted = self._librarian.takes_fetched(event.model)
-        serves = isinstance(self.endpoint, On) and bool(self.endpoint.activity.requests)
         if event.problem is not None:
             if event.problem != STOPPED:
                 told = f"{event.model} was not fetched: {event.problem}"
                 self.notify(told, severity="error", timeout=20, markup=False)
-        elif is_wanted and not serves and not self.conversation.is_answering:
+        elif is_wanted and not self.is_serving and not self.conversation.is_answering:
             self.load_model(event.model)
         elif is_wanted:
             self.notify(f"{event.model} is here: {key_text(self, 'model.pick')} loads it.", markup=False)

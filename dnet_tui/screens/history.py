@@ -113,22 +113,29 @@ class HistoryScreen(ModalScreen[HistoryResult]):
         except HistoryError as error:
             self._say(str(error))
             return
+        self._show_chats(keep)
+        if self._chats:
+            self._say("")
+        else:
+            self._say("nothing found: other words?" if words else "No chat yet. What you ask is kept here.")
+
+    def _show_chats(self, at: int | None) -> None:
+        """List the chats, as wide as there is room now, with line `at` highlighted."""
         chats = self.query_one(OptionList)
         chats.clear_options()
         chats.add_options([Option(self._line(chat), id=str(chat.id)) for chat in self._chats])
         if self._chats:
-            chats.highlighted = min(keep or 0, len(self._chats) - 1)
-            self._say("")
-        else:
-            self._say("nothing found: other words?" if words else "No chat yet. What you ask is kept here.")
+            chats.highlighted = min(at or 0, len(self._chats) - 1)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(lambda: self._show_chats(self.query_one(OptionList).highlighted))
 
     def _line(self, chat: ChatSummary) -> Text:
         here = "● " if chat.id == self._current else "  "
         turns = "1 turn" if chat.num_turns == 1 else f"{chat.num_turns} turns"
         when = f"  {ago_text(self._now_unix_s - chat.updated_unix_s)} · {turns}"
-        room = (
-            self.query_one(OptionList).scrollable_content_region.width - 4
-        )  # the list's padding, and `here`
+        # less the list's padding, and `here`
+        room = self.query_one(OptionList).scrollable_content_region.width - 4
         title = Text(chat.title, "bold")
         title.truncate(max(_LEAST_TITLE, room - len(when)), overflow="ellipsis")
         line = Text.assemble(here, title, (when, "dim"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -31,6 +32,9 @@ _SEARCH_FROM = 3
 """Characters of the filter from which the hub is asked, too."""
 _MOST_PARTS = 6
 """Devices of which the detail tells how far their load is."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)+(@[\w./-]+)?", re.ASCII)
+"""`owner/name`, and a revision; or a folder below this one."""
+_PATH_STARTS = ("/", "./", "../", "~")
 _FILTER = Hint("picker.filter", "filters")
 
 
@@ -166,7 +170,7 @@ class ModelPicker(ModalScreen[str | None]):
         return lines
 
     def _lines(self, row: Row) -> list[str]:
-        """What is told of the highlighted model: three lines, more while devices load it."""
+        """What is told of the highlighted model: three lines, more where more is to be said."""
         model = row.entry.id
         if row.transfer is not None:
             return [model, f"fetching to this machine {row.transfer.text(self.now_s)}", fit_sentence(row)]
@@ -175,11 +179,8 @@ class ModelPicker(ModalScreen[str | None]):
                 return [model, "delete it from this machine?", ""]
             case Asked.DOWNLOAD | Asked.LOAD:
                 told, can_begin = download_question(row, self.catalogue.room)
-                return [
-                    model,
-                    told,
-                    "" if can_begin else "that is not enough: delete models that are not used",
-                ]
+                short = () if can_begin else ("that is not enough: delete models that are not used",)
+                return [model, told, *short, fit_sentence(row)]
         lines = [f"{model} · {state_text(row)}", fit_sentence(row)]
         if row.arrival is None or not row.arrival.parts:
             return [*lines, holders_text(row, self.catalogue)]
@@ -228,7 +229,8 @@ class ModelPicker(ModalScreen[str | None]):
     def _typed_name(self) -> str | None:
         """What stands in the filter, if it can be a model that no list has."""
         name = self._wanted
-        return name if "/" in name and " " not in name and self._list.row is None else None
+        is_name = name.startswith(_PATH_STARTS) or _HUB_ID.fullmatch(name) is not None
+        return name if is_name and self._list.row is None else None
 
     def _can_download(self, row: Row | None) -> bool:
         return row is not None and download_question(row, self.catalogue.room)[1]

@@ -62,6 +62,7 @@ class SettingsScreen(ModalScreen[None]):
         """`note` says where the settings are kept."""
         super().__init__()
         self._preferences = preferences
+        self._all_keys = keys
         self._keys = [key for key in keys if not key.fixed]
         self._note = note
 
@@ -158,7 +159,7 @@ class SettingsScreen(ModalScreen[None]):
         pressed = await self.app.push_screen_wait(PressScreen(key.title))
         if pressed is None:
             return
-        problem = clash(self._keys, self._preferences.keys, key, pressed)
+        problem = clash(self._all_keys, self._preferences.keys, key, pressed)
         if problem is not None:
             self._say(f"✗ {problem}")
             return
@@ -170,7 +171,7 @@ class SettingsScreen(ModalScreen[None]):
             return
         rest = {i: k for i, k in self._preferences.keys.items() if i != key.id}
         for own in key.keys.split(","):
-            problem = clash(self._keys, rest, key, own)
+            problem = clash(self._all_keys, rest, key, own)
             if problem is not None:
                 self._say(f"✗ {problem}")
                 return

@@ -108,9 +108,9 @@ class ChatLog(ScrollView, can_focus=True):
         self._polishing: Timer | None = None
 
     def on_mount(self) -> None:
-        when_keys_change(self, self._show_keys)
+        when_keys_change(self, self._show_below)
 
-    def _show_keys(self) -> None:
+    def _show_below(self) -> None:
         if self._width:
             self._below = self._render_below()
             self._resized(follow=self._is_at_end)
@@ -136,7 +136,7 @@ class ChatLog(ScrollView, can_focus=True):
             self._refresh_lines(self._start(len(self._lines) - 1) + self._lines[-1].foot_y, 1)
 
     def watch_problem(self) -> None:
-        self._show_keys()
+        self._show_below()
 
     def watch_unfolds(self, unfolds: bool) -> None:
         for lines in self._lines:
@@ -354,8 +354,8 @@ class ChatLog(ScrollView, can_focus=True):
         return True
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        lines = (self._line(y) for y in range(self.virtual_size.height))
-        return selected_text(lines, selection), "\n"
+        said = (turn.line(y, self.spin, None) for turn in self._lines for y in range(turn.height))
+        return selected_text((*said, *self._below), selection), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()

@@ -163,7 +163,8 @@ class Form(Vertical):
         if problem is not None:
             self._problems[name] = problem
         shown = self.query_one(f"#problem-{name}", Static)
-        shown.update(f"✗ {problem}")
+        if problem is not None:
+            shown.update(f"✗ {problem}")
         shown.display = problem is not None
 
     def on_unmount(self) -> None:

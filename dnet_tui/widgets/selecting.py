@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from rich.cells import cell_len
 from rich.style import Style
 from textual.geometry import Offset
 from textual.selection import Selection
@@ -14,10 +15,9 @@ _MARGINS = ("▎", " ")  # the first cell of a line
 
 
 def selected_line(line: Strip, span: tuple[int, int], style: Style) -> Strip:
-    """`line` with the cells `[start, end)` of `span` in `style`; -1 is its end."""
-    start, end = span
-    length = line.cell_length
-    end = length if end == -1 else min(end, length)
+    """`line` with the characters `[start, end)` of `span` in `style`; -1 is its end."""
+    text, length = line.text, line.cell_length
+    start, end = cell_len(text[: span[0]]), length if span[1] == -1 else cell_len(text[: span[1]])
     if start >= end:
         return line
     middle = Strip(
@@ -39,7 +39,9 @@ def _without_margin(line: str) -> str:
 
 
 def word_at(line: Strip, at: Offset) -> Selection:
-    """The word at `at`, which is in `line`; nothing where no word is."""
-    found = (word.span() for word in re.finditer(r"[^\s▎│]+", line.text))
-    start, end = next((span for span in found if span[0] <= at.x < span[1]), (at.x, at.x))
+    """The word at the cell `at`, which is in `line`, in characters; nothing where no word is."""
+    text = line.text
+    x = next((index for index in range(len(text)) if at.x < cell_len(text[: index + 1])), len(text))
+    found = (word.span() for word in re.finditer(r"[^\s▎│]+", text))
+    start, end = next((span for span in found if span[0] <= x < span[1]), (x, x))
     return Selection(Offset(start, at.y), Offset(end, at.y))

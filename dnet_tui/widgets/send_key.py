@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from enum import StrEnum
 
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-Deed = Literal["", "⏎ send", "■ stop"]
 _CELLS = 8
 _ASIDE = 2  # of the right edge
+
+
+class Offer(StrEnum):
+    """What a click does, in the words that say so."""
+
+    SEND = "⏎ send"
+    STOP = "■ stop"
 
 
 class SendKey(Widget):
     """Says what a click does; shown while there is anything to do."""
 
     DEFAULT_CSS = """
-    SendKey { layer: above; dock: bottom; display: none; width: 8; height: 1; padding: 0 1; color: $accent;
+    SendKey { layer: above; dock: bottom; display: none; height: 1; padding: 0 1; color: $accent;
               pointer: pointer; }
     SendKey:hover { text-style: reverse; }
     """
 
-    deed: reactive[Deed] = reactive[Deed]("", init=False)
+    offered: reactive[Offer | None] = reactive[Offer | None](None, init=False)
 
     class Clicked(Message):
         pass
 
-    def offer(self, deed: Deed, width: int) -> None:
-        """Offer `deed` at the right of a parent that is `width` cells wide."""
-        self.deed = deed
-        if deed:
+    def __init__(self) -> None:
+        super().__init__()
+        self.styles.width = _CELLS
+
+    def offer(self, offer: Offer | None, width: int) -> None:
+        """Offer it at the right of a parent that is `width` cells wide."""
+        self.offered = offer
+        if offer is not None:
             self.styles.offset = (width - _CELLS - _ASIDE, 0)
 
-    def watch_deed(self, deed: Deed) -> None:
-        self.display = bool(deed)
+    def watch_offered(self, offered: Offer | None) -> None:
+        self.display = offered is not None
 
     def render(self) -> str:
-        return self.deed
+        return self.offered or ""
 
     def on_click(self) -> None:
         self.post_message(self.Clicked())

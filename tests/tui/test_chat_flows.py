@@ -12,20 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input, OptionList, TabbedContent
+from textual.widgets import Input, OptionList, Static, TabbedContent
 
 from dnet_core.types.generation import Message, Role
 from dnet_tui import personal_app
 from dnet_tui.chat import Finished, Queued, Reading, Stopped
 from dnet_tui.clipboard import copy_text, uses_pbcopy
-from dnet_tui.history import ChatSummary, History
+from dnet_tui.history import ChatSummary, History, SavedChat
 from dnet_tui.personal_app import Personal, PersonalApp
 from dnet_tui.preferences import Preferences, load_preferences
 from dnet_tui.screens.history import HistoryScreen
 from dnet_tui.screens.settings import PressScreen, SettingsScreen
 from dnet_tui.widgets.chat_log import NUM_RENDERED, ChatLog
 from tests.fake_coordinator import Answer, FakeCoordinator, words
-from tests.tui.conftest import Desk, OpenDesk
+from tests.tui.conftest import MODEL, Desk, OpenDesk
 
 CODE = Answer(("First:\n\n```python\n", "a = 1\n", "```\n\nthen\n\n```sh\n", "ls -l\nls\n", "```\n"))
 THOUGHTFUL = Answer(words("It is **Paris**."), thoughts=words("The user asks for a capital."))
@@ -139,6 +139,22 @@ async def test_a_long_title_leaves_room_for_when_it_was(open_desk: OpenDesk, kep
         line = next(line for line in desk.screen_text().splitlines() if "● A question" in line)
         assert "… " in line
         assert line.rstrip("│ ").endswith("1 turn")
+
+
+async def test_titles_are_as_wide_as_the_terminal_is_now(open_desk: OpenDesk, kept: Kept) -> None:
+    async with open_desk(personal=kept(), size=(100, 24)) as desk:
+        for question in ("A short one", "long " * 30):
+            await ask(desk, question)
+            await desk.pilot.press("ctrl+n")
+        shown = await open_history(desk, 2)
+        await desk.pilot.press("down", "up", "down")
+        for width in (60, 80):
+            await desk.pilot.resize_terminal(width, 24)
+            await settled(desk, lambda: "… " in desk.screen_text() and "1 turn" in desk.screen_text())
+            (line,) = (line for line in desk.screen_text().splitlines() if "long long" in line)
+            assert "1 turn" in line
+            assert line.rstrip(" │").endswith("1 turn")
+            assert shown.highlighted == 1
 
 
 async def test_rename_delete_bring_back_and_export(open_desk: OpenDesk, kept: Kept, tmp_path: Path) -> None:
@@ -358,6 +374,7 @@ async def test_the_settings_of_a_chat_reach_its_requests_and_stay_with_it(
         screen.query_one("#field-min_p", Input).value = "a lot"
         await desk.pilot.pause()
         assert "✗ must be a number" in desk.screen_text()
+        assert not any("None" in str(told.content) for told in desk.app.screen.query(Static))
         await desk.pilot.press("escape")
         await desk.pilot.pause()
         assert "temperature must be less than or equal to 100: it stays as it was." in notices(desk)
@@ -481,6 +498,8 @@ async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk
         assert "✗ F6 moves or edits in the prompt" in desk.screen_text()
         await give("ctrl+q")
         assert "✗ ctrl+q is taken: Stop the shards and quit" in desk.screen_text()
+        await give("ctrl+p")
+        assert "✗ ctrl+p is taken: Find a command by name" in desk.screen_text()
         assert desk.app.preferences.keys == {}
         await give("f10")
         assert desk.app.preferences.keys == {"chat.new": "f10"}
@@ -527,6 +546,17 @@ async def test_code_is_copied_the_newest_first(open_desk: OpenDesk) -> None:
             copied.append(desk.app.clipboard)
         assert copied == ["ls -l\nls", "a = 1", "ls -l\nls"]
         assert "2 lines, 1 of 2 from the end" in notices(desk)
+
+
+async def test_the_code_of_another_chat_is_copied_from_its_newest(open_desk: OpenDesk) -> None:
+    async with open_desk(FakeCoordinator(answers=[CODE])) as desk:
+        await ask(desk, "A question")
+        talk = desk.app.conversation
+        talk.copy_code(0)
+        assert desk.app.clipboard == "ls -l\nls"
+        talk.show(SavedChat(7, "", MODEL, 0.0, talk.settings, desk.turns))
+        talk.copy_code(0)
+        assert desk.app.clipboard == "ls -l\nls"
 
 
 async def test_answer_and_chat_are_copied_from_the_palette(open_desk: OpenDesk) -> None:
@@ -625,11 +655,11 @@ async def test_ctrl_c_and_ctrl_q_hold_over_every_screen(open_desk: OpenDesk, kep
         await desk.pilot.press("slash", *"llama", "shift+home", "ctrl+c")
         assert desk.app.clipboard == "llama"
         await desk.pilot.press("ctrl+c")
-        assert desk.app.is_running, "something is selected: that is copied"
+        assert desk.app._exit is False, "something is selected: that is copied"
         await desk.pilot.press("escape", "ctrl+c")
         assert "ctrl+c again quits" in notices(desk)
         await desk.pilot.press("ctrl+q")
-        assert not desk.app.is_running or desk.app._exit
+        assert desk.app._exit is True
 
 
 async def test_end_in_an_empty_prompt_goes_to_the_newest_turn(open_desk: OpenDesk) -> None:

@@ -124,9 +124,20 @@ def test_a_key_over_a_line_to_write_is_none_that_is_typed_there() -> None:
     keys = app.all_keys()
     take = next(key for key in keys if key.id == "ask.take")
     assert clash(keys, {}, take, "a") == "a is typed in a line to write: take one with ctrl, or an F key"
+    assert (
+        clash(keys, {}, take, "space") == "space is typed in a line to write: take one with ctrl, or an F key"
+    )
+    assert clash(keys, {}, take, "home") == "home moves or edits in a line to write: take another"
     assert clash(keys, {}, take, "f6") is None
     download = next(key for key in keys if key.id == "picker.download")
     assert clash(keys, {}, download, "ctrl+p") == "ctrl+p is taken: Find a command by name"
+
+
+def test_a_key_that_holds_over_all_screens_is_none_of_another_screen() -> None:
+    keys = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA).all_keys()
+    leaves = next(key for key in keys if key.id == "app.quit")
+    problem = clash(keys, {"settings.tab": "f11"}, leaves, "f11")
+    assert problem == "F11 is taken: From the settings to the keys, and back"
 
 
 @pytest.mark.parametrize("key", ["f6", "f7", "ctrl+k", "tab", "pageup"])
@@ -229,6 +240,10 @@ async def test_a_narrow_screen_has_its_keys_below_the_prompt(tmp_path: Path) -> 
         assert lines[-1] == "F1 help · esc stop · ctrl+o model · ctrl+l cluster"
         await desk.pilot.click("#keys", offset=(24, 0))
         assert isinstance(desk.app.screen, ModelPicker)
+
+
+async def test_without_hints_nothing_is_left() -> None:
+    await KeyBar().leave()
 
 
 async def test_speed_and_endpoint_stand_together_in_80_columns(tmp_path: Path) -> None:

@@ -235,6 +235,23 @@ async def test_esc_twice_cancels_a_load_and_says_what_to_do(open_desk: OpenDesk)
         assert isinstance(desk.app.view.model, Ready)
 
 
+async def test_esc_that_leaves_an_edit_does_not_cancel_a_load(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.say("A question")
+        await desk.finish()
+        desk.app.load_model(MODEL)
+        await desk.step()
+        desk.app.conversation.edit(0)
+        again = f"esc again cancels loading {MODEL}"
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert desk.prompt.text == "", "the question is left"
+        assert again not in [n.message for n in desk.app._notifications]
+        await desk.pilot.press("escape")
+        await desk.pilot.pause()
+        assert again in [n.message for n in desk.app._notifications]
+
+
 async def test_d_fetches_beside_the_chat_and_d_stops_it() -> None:
     async with table() as desk:
         await desk.hold_fetch(QWEN_8B, "d", "enter")
@@ -285,6 +302,29 @@ async def test_enter_says_what_it_takes_before_it_fetches_and_loads() -> None:
         assert "enter loads" in desk.text()
         await desk.pilot.press("enter", "enter")
         await desk.until(lambda: desk.demo.loaded and desk.demo.loaded.model == QWEN_8B)
+
+
+async def test_what_is_too_big_is_said_to_be_before_it_is_fetched() -> None:
+    async with table() as desk:
+
+        async def too_big(model: str) -> ModelFit:
+            return TooBig(36, 4_600_000_000, 31_000_000_000, "31 GB are missing: add a device")
+
+        async def full() -> Room:
+            return Room("/models", 1_000_000_000)
+
+        desk.demo.library.fit = too_big  # type: ignore[method-assign]
+        await desk.open()
+        await desk.choose(QWEN_8B)
+        for key in ("enter", "d"):
+            await desk.pilot.press(key)
+            assert "4.6 GB to fetch" in desk.text()
+            assert "31 GB are missing: add a device" in desk.text()
+            await desk.pilot.press("escape")
+        desk.picker.catalogue = replace(desk.picker.catalogue, room=await full())
+        await desk.pilot.press("enter")
+        assert "that is not enough: delete models" in desk.text()
+        assert "31 GB are missing: add a device" in desk.text()
 
 
 async def test_a_click_on_the_row_takes_the_question_back() -> None:
@@ -561,14 +601,38 @@ async def test_a_folder_or_an_id_that_no_list_has_is_loaded_as_it_is_typed() -> 
         assert remembered == ["smollm2-135m-instruct"]
 
 
+@pytest.mark.parametrize(
+    ("written", "is_name"),
+    [
+        ("/models/my own model", True),
+        ("~/models/my own.gguf", True),
+        ("../mine", True),
+        ("models/mine/4bit", True),
+        ("owner/name-4bit", True),
+        ("owner/name@v1.0", True),
+        ("and/or?", False),
+        ("either/or that", False),
+        ("a//b", False),
+    ],
+)
+async def test_what_can_be_the_name_of_a_model_is_offered(written: str, is_name: bool) -> None:
+    async with table() as desk:
+        await desk.open()
+        await desk.pilot.press("slash")
+        desk.picker.query_one(Input).value = written
+        await desk.pilot.pause()
+        assert ("enter loads it" in desk.text()) is is_name
+
+
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "a/" + "b" * 300])
 async def test_a_name_that_is_no_path_is_refused_in_words(name: str) -> None:
     async with table() as desk:
         await desk.open()
         desk.picker.query_one(Input).value = name
         await desk.pilot.press("slash", "enter")
-        await desk.until(lambda: isinstance(desk.app.view.model, Unusable) or desk.app._notifications)
+        await desk.until(lambda: isinstance(desk.app.view.model, Unusable))
         assert not isinstance(desk.app.screen, ModelPicker)
+        assert f"model '{name}' was not found" in desk.app.conversation.problem
 
 
 async def test_nothing_is_searched_for_when_the_filter_is_cleared() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from textual.command import CommandPalette
 from textual.geometry import Offset
 from textual.screen import ModalScreen, Screen
+from textual.selection import SELECT_ALL
 from textual.widgets import OptionList, TabbedContent
 
 from dnet_core.errors import LoadError, PeerLost
@@ -142,6 +144,30 @@ async def test_a_double_click_selects_a_word(open_desk: OpenDesk) -> None:
         at = Offset(line.index("capital") + 3, y) - chat.region.offset
         await desk.pilot.click(chat, offset=at, times=2)
         assert desk.app.screen.get_selected_text() == "capital"
+
+
+async def test_a_double_click_behind_wide_characters_selects_the_word_below_it(open_desk: OpenDesk) -> None:
+    async with open_desk(FakeCoordinator(answers=[Answer(words("日本の 首都は the capital city."))])) as desk:
+        await desk.say("A question")
+        await desk.finish()
+        y, line = next((i, x) for i, x in enumerate(desk.screen_text().splitlines()) if "capital" in x)
+        chat = desk.app.query_one(ChatLog)
+        at = Offset(cell_len(line[: line.index("capital")]), y) - chat.region.offset
+        await desk.pilot.click(chat, offset=at, times=2)
+        assert desk.app.screen.get_selected_text() == "capital"
+        marked = desk.app.screen.get_component_rich_style("screen--selection").bgcolor
+        strip = desk.app.screen._compositor.render_strips()[y]
+        assert "".join(s.text for s in strip if s.style and s.style.bgcolor == marked) == "capital"
+
+
+async def test_what_can_be_done_with_a_turn_is_not_copied_with_it(open_desk: OpenDesk) -> None:
+    async with open_desk() as desk:
+        await desk.say("A question")
+        await desk.finish()
+        before = desk.app.query_one(ChatLog).get_selection(SELECT_ALL)
+        await click(desk, "Paris")
+        assert "edits · copies" in desk.screen_text()
+        assert desk.app.query_one(ChatLog).get_selection(SELECT_ALL) == before
 
 
 @pytest.mark.parametrize("name", [name for name in SCREENS if name != "log"])  # beside the log is nothing
