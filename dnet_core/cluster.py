@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 import socket
@@ -22,7 +23,7 @@ from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
 from dnet_core.discover.thunderbolt import hop_addresses
 from dnet_core.errors import DnetError, NotReady, PeerLost, StartError
-from dnet_core.events import Event, PeerJoined, PeerLeft
+from dnet_core.events import Event, MeasurementProgressed, PeerJoined, PeerLeft
 from dnet_core.profile.device import profile_from_json
 from dnet_core.profile.links import best_links
 from dnet_core.settings import TIMEOUTS, inherited_cluster_key, paths
@@ -148,7 +149,7 @@ class Cluster:
         may plan with its part. Whoever asks while something is measured waits for that.
         Raises the error when no device can be measured.
         """
-        here = asyncio.Lock()
+        here, counted = asyncio.Lock(), itertools.count(1)
         num_here = sum(peer.source is PeerSource.LOCAL for peer in peers)
 
         async def measure(peer: Peer) -> DeviceProfile:
@@ -162,10 +163,20 @@ class Cluster:
                 budget //= num_here
             return replace(profile, memory_available_bytes=share, memory_budget_bytes=budget)
 
+        def tell(num_done: int) -> None:
+            self._emit(MeasurementProgressed("devices", num_done, len(peers)))
+
+        async def measure_counted(peer: Peer) -> DeviceProfile:
+            try:
+                return await measure(peer)
+            finally:
+                tell(next(counted))
+
         profiles: list[DeviceProfile] = []
         failed: dict[str, DnetError] = {}
         async with self._measuring:
-            results = await asyncio.gather(*map(measure, peers), return_exceptions=True)
+            tell(0)
+            results = await asyncio.gather(*map(measure_counted, peers), return_exceptions=True)
         for peer, result in zip(peers, results, strict=True):
             match result:
                 case DeviceProfile():
@@ -204,7 +215,9 @@ class Cluster:
 
     async def _measure_links(self, peers: tuple[Peer, ...]) -> None:
         missing = [(a, b) for a in peers for b in peers if a is not b and (a.name, b.name) not in self._links]
+        num_total = len(missing)
         while missing:
+            self._emit(MeasurementProgressed("links", num_total - len(missing), num_total))
             busy: set[str] = set()
             batch = []
             for a, b in missing:

@@ -6,6 +6,7 @@ The coordinator emits, any number of listeners (screen, log, metrics) subscribe;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dnet_core.types.devices import Peer
 from dnet_core.types.generation import FinishReason, StageTime
@@ -72,6 +73,15 @@ class PlanStarted:
     """The devices are being measured, to place `model` on them."""
 
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementProgressed:
+    """`num_done` of the `num_total` devices, or of the links between them, have been measured."""
+
+    subject: Literal["devices", "links"]
+    num_done: int
+    num_total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +207,7 @@ Event = (
     | DownloadProgressed
     | DownloadEnded
     | PlanStarted
+    | MeasurementProgressed
     | DevicesMeasured
     | PlanMade
     | LoadStarted

@@ -21,6 +21,7 @@ from dnet_core.events import (
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MeasurementProgressed,
     MemoryReported,
     ModelLoaded,
     ModelUnloaded,
@@ -76,7 +77,7 @@ class Activity:
 def note(activity: Activity, event: Event, at: datetime) -> Activity:
     """Return `activity` after `event`."""
     match event:
-        case LoadProgressed() | MemoryReported() | DownloadProgressed():
+        case LoadProgressed() | MemoryReported() | DownloadProgressed() | MeasurementProgressed():
             return activity
         case DownloadEnded(model=model, problem=problem):
             text = f"{model} is here" if problem is None else f"{model} was not fetched: {problem}"

@@ -21,6 +21,7 @@ from dnet_core.events import (
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MeasurementProgressed,
     MemoryReported,
     ModelLoaded,
     ModelUnloaded,
@@ -217,7 +218,7 @@ def fold(view: ClusterView, event: Event, now_s: float = 0.0) -> ClusterView:
             return replace(view, model=replace(view.model, fetches=fetches))
         case FetchProgressed(model=model, done_bytes=done, total_bytes=total):
             return replace(view, model=Fetching(model, done, total), laps=())
-        case DownloadProgressed() | DownloadEnded():  # beside what is loaded: `dnet_tui.work` follows them
+        case DownloadProgressed() | DownloadEnded() | MeasurementProgressed():  # `dnet_tui.work` follows them
             return view
         case PlanStarted() | RingLost() | RecoveryStarted() | PeerOffered():
             return view

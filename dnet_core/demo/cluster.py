@@ -36,6 +36,7 @@ from dnet_core.events import (
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MeasurementProgressed,
     MemoryReported,
     ModelLoaded,
     ModelUnloaded,
@@ -239,8 +240,14 @@ class DemoCluster:
 
     async def prepare(self, model: str, wishes: Wishes | None = None) -> Prepared:
         self.tell(PlanStarted(model))
-        await self._pause(_MEASURE_S)
+        await self._measure()
         return self._keep(await self._world.prepare(model, wishes or self.wishes, frozenset(self._gone)))
+
+    async def _measure(self) -> None:
+        total = len(self.peers)
+        for done in range(total):
+            self.tell(MeasurementProgressed("devices", done, total))
+            await self._pause(_MEASURE_S / total)
 
     async def replan(self, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
         return await asyncio.to_thread(planning.replan, self._facts(), excluded, pins)
@@ -330,7 +337,7 @@ class DemoCluster:
             self.tell(PlanStarted(model))
         placed = await self._world.place(model, plan, self.wishes, frozenset(self._gone))
         if placed.prepared is not None:
-            await self._pause(_MEASURE_S)
+            await self._measure()
             self._keep(placed.prepared)
         self.tell(LoadStarted(placed.plan))
         await self._fetch_elsewhere(placed.plan)

@@ -161,6 +161,8 @@ class StatusLine(Widget):
             return f"{spinner} {self._fetches_text(has_rate=has_rate)}"
         if work.transfer is not None and work.step is not None:
             return f"{spinner} {work.step} {work.transfer.text(self.now_s, has_rate=has_rate)}"
+        if work.measurement is not None and work.measurement.num_total > 1:
+            return f"{spinner} measuring the {work.measurement.text(self.now_s)}"
         taken = self.now_s - work.since_s
         counted = f" · {taken:.0f} s" if work.step in (Step.PROFILING, Step.SOLVING) and taken >= 1 else ""
         return f"{spinner} {work.step or Step.PREPARING}{counted}"

@@ -10,7 +10,15 @@ import pytest
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.errors import InfeasiblePlan, NotReady, RequestError
-from dnet_core.events import DevicesMeasured, Event, MemoryReported, ModelLoaded, PlanMade, PlanStarted
+from dnet_core.events import (
+    DevicesMeasured,
+    Event,
+    MeasurementProgressed,
+    MemoryReported,
+    ModelLoaded,
+    PlanMade,
+    PlanStarted,
+)
 from dnet_core.types.generation import SamplingParams
 from dnet_core.types.plan import Pin, Solution
 from dnet_core.types.ring import LayerWindow
@@ -45,8 +53,8 @@ async def placed(ring: Coordinator, model: Path) -> list[Event]:
 
 async def test_the_facts_are_told_before_the_plan(rings: Rings, model: Path) -> None:
     ring = await rings(2)
-    told = [e for e in await placed(ring, model) if isinstance(e, PlanStarted | DevicesMeasured | PlanMade)]
-    started, measured, made = told
+    told = await placed(ring, model)
+    started, measured, made = (e for e in told if isinstance(e, PlanStarted | DevicesMeasured | PlanMade))
     assert isinstance(started, PlanStarted)
     assert isinstance(measured, DevicesMeasured)
     assert isinstance(made, PlanMade)
@@ -56,6 +64,15 @@ async def test_the_facts_are_told_before_the_plan(rings: Rings, model: Path) -> 
         (a, b) for a in names for b in names if a != b
     }
     assert measured.request.model.num_layers == made.solution.plan.num_layers == 5
+    counts = [
+        (e.subject, e.num_done, e.num_total)
+        for e in told[told.index(started) : told.index(measured)]
+        if isinstance(e, MeasurementProgressed)
+    ]
+    assert counts[:3] == [("devices", 0, 2), ("devices", 1, 2), ("devices", 2, 2)]
+    assert counts[3:] in ([], [("links", 0, 2), ("links", 1, 2)]), (
+        "links that are known are not measured again"
+    )
 
 
 async def test_a_moved_boundary_is_predicted_and_loaded_without_measuring(rings: Rings, model: Path) -> None:

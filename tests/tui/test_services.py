@@ -18,6 +18,7 @@ from dnet_core.coordinator import Coordinator
 from dnet_core.doctor.finding import Finding as RealFinding
 from dnet_core.doctor.finding import Level
 from dnet_core.errors import LoadError
+from dnet_core.events import MeasurementProgressed, PlanStarted
 from dnet_core.types.devices import PeerSource
 from dnet_core.types.models import ModelFit
 from dnet_tui.app import DnetApp
@@ -107,6 +108,19 @@ async def test_what_fits_is_said_also_when_the_first_load_fails() -> None:
         await fake.gate.step()
         await desk.until(lambda: isinstance(desk.app.view.model, Unusable))
         await desk.until(lambda: desk.app.screen.catalogue.fits)
+
+
+async def test_measuring_tells_how_far_it_is_and_what_is_left() -> None:
+    async with bench(Services()) as desk:
+        desk.fake.tell(PlanStarted(MODEL))
+        desk.fake.tell(MeasurementProgressed("devices", 0, 4))
+        await desk.until(lambda: "measuring the devices 0/4\n" in desk.text())
+        desk.fake.gate.now_s += 5
+        desk.fake.tell(MeasurementProgressed("links", 0, 12))
+        await desk.until(lambda: "measuring the links 0/12\n" in desk.text())
+        desk.fake.gate.now_s += 2
+        desk.fake.tell(MeasurementProgressed("links", 2, 12))
+        await desk.until(lambda: "measuring the links 2/12 · 10 s left" in desk.text())
 
 
 async def test_a_question_typed_at_the_welcome_is_asked_in_the_chat() -> None:
