@@ -14,12 +14,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.events import MouseDown, MouseMove, MouseUp
+from textual.events import Click, MouseDown, MouseMove, MouseUp
 from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import ModalScreen
 
 from dnet_core.types.plan import Pin, Solution
+from dnet_tui.keys import key_text
 from dnet_tui.plan_edit import Edit, NoStep, edit_of, grow, join, keep, move_boundary
 from dnet_tui.state import ClusterView, Ready
 from dnet_tui.widgets.device_list import DeviceList
@@ -276,6 +277,14 @@ class PlanScreen(ModalScreen[Solution | None]):
             self._show(replace(self._state, problem="this is the plan that is loaded: change it first"))
         else:
             self.dismiss(self._state.solution)
+
+    def on_click(self, event: Click) -> None:
+        """A click beside the plan throws nothing away that is not loaded."""
+        if event.widget is self and self._state.by_hand and self._state.solution.plan != self._state.loaded:
+            event.stop()
+            load, close = key_text(self.app, "plan.apply"), key_text(self.app, "plan.close")
+            said = f"this is not loaded yet: {load} loads it, {close} leaves everything as it is"
+            self._show(replace(self._state, problem=said))
 
     def action_cancel(self) -> None:
         self.dismiss(None)

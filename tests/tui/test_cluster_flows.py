@@ -484,6 +484,8 @@ async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable)
         assert "13 L57–69" in table.line("▸ C mini")
         assert "than the loaded plan" in table.text()
         assert table.app.view.plan == table.macs.plans_loaded[0], "nothing is loaded yet"
+        await table.pilot.click(offset=(0, 0))
+        assert "this is not loaded yet: enter loads it, esc leaves everything as it is" in table.text()
         wanted = table.plan._state.solution.plan
         await table.press("enter")
         assert not isinstance(table.app.screen, PlanScreen)
