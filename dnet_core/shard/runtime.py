@@ -31,9 +31,10 @@ from dnet_core.shard.memory import KvRoom
 from dnet_core.shard.prefixes import Prefixes, make_prefix
 from dnet_core.shard.sampler import Draw
 from dnet_core.shard.sessions import Session, Taken
+from dnet_core.slices.hidden import Arrays
 from dnet_core.slices.kv import quantize_caches
 from dnet_core.slices.tensors import to_array, to_tensor
-from dnet_core.slices.window import Arrays, End, WindowedModel
+from dnet_core.slices.window import End, WindowedModel
 from dnet_core.transport.control import Arrival, KeptPrefix, Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import (
     Activation,

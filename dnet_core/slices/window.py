@@ -31,77 +31,13 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from dnet_core.errors import ProtocolError, UnsupportedModel
 from dnet_core.slices.adapters import check_splittable, hands_on_hidden_only
+from dnet_core.slices.hidden import Arrays, Hole, arrays_of, fill
 from dnet_core.slices.kv import CacheSize, cache_size
+from dnet_core.slices.wrapped import LastToken, Observer, StandIn, Streamed, Wrapped
 from dnet_core.types.ring import LayerWindow
-
-Arrays = tuple[mx.array, ...]
-"""What travels between windows: usually one array `[batch, tokens, hidden]`."""
 
 BEGIN_EVERY = 4
 """Layers after which MLX begins to compute: the ring waits for this window, so nothing is only built."""
-
-
-class _Wrapped:
-    """A module of which only the call is another one; anything else it is asked goes to the module itself."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The module's own class: a model may ask `isinstance(layer, FullAttentionLayer)`."""
-        return type(self._module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _StandIn(_Wrapped):
-    """A layer that returns what `output` gives."""
-
-    def __init__(self, layer: nn.Module, output: Callable[[], Any]) -> None:
-        super().__init__(layer)
-        self._output = output
-
-    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._output()
-
-
-class _Observer(_Wrapped):
-    """The real layer; tells `saw` its arguments and its output at every call."""
-
-    def __init__(self, layer: nn.Module, saw: Callable[[tuple[Any, ...], Any], None]) -> None:
-        super().__init__(layer)
-        self._saw = saw
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self._module(*args, **kwargs)
-        self._saw((*args, *kwargs.values()), output)
-        return output
-
-
-class _Streamed(_Wrapped):
-    """A layer that has its weights only during its `turn`, so that nothing of it may stay lazy."""
-
-    def __init__(self, layer: nn.Module, turn: Callable[[], AbstractContextManager[None]]) -> None:
-        super().__init__(layer)
-        self._turn = turn
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = (*args, *kwargs.values())
-        mx.eval([value for value in given if isinstance(value, mx.array)])  # while the disk is still reading
-        with self._turn():
-            output = self._module(*args, **kwargs)
-            mx.eval(output, [value.state for value in given if hasattr(value, "state")])
-        return output
-
-
-class _LastToken(_Wrapped):
-    """The model's body; only the last token's row of what it returns `[batch, tokens, hidden]` goes on."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self._module(*args, **kwargs)
-        return output[:, -1:, :] if isinstance(output, mx.array) else output
 
 
 class End(Enum):
@@ -110,14 +46,6 @@ class End(Enum):
     LOGITS = "logits"  # [batch, tokens, vocabulary]
     LAST = "last"  # [batch, 1, vocabulary]: of the last token; of all where the head is not apart
     HIDDEN = "hidden"  # [batch, tokens, hidden], as the model's body hands it to the LM head: after the norm
-
-
-@dataclass(frozen=True, slots=True)
-class _Hole:
-    """Where an array stands in what a layer returns."""
-
-    shape: tuple[int, ...]
-    dtype: mx.Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +104,7 @@ class WindowedModel:
         """
         check_splittable(self._model, self._name)
         for layer in layers:
-            self._running[layer] = _Streamed(self.layers[layer], partial(turn, layer))
+            self._running[layer] = Streamed(self.layers[layer], partial(turn, layer))
         self._streams = True
 
     def slots(self, window: LayerWindow) -> tuple[int, ...]:
@@ -225,7 +153,7 @@ class WindowedModel:
         assert window.start > 0, f"{window} begins with the embedding: it takes token ids"
         batch, num_tokens = received[0].shape[:2]
         ids = mx.zeros((batch, num_tokens), mx.int32)  # for its shape: the embedding is never computed
-        entering = _fill(self._uses[window.start - 1].output, list(received))
+        entering = fill(self._uses[window.start - 1].output, list(received))
         return self._forward(window, ids, entering, cache, position, end)
 
     def check_hidden(self) -> None:
@@ -233,7 +161,7 @@ class WindowedModel:
         holder, key = self._body
         found: list[Any] = []
         body = holder[key]
-        holder[key] = _Observer(body, lambda _arguments, output: found.append(output))
+        holder[key] = Observer(body, lambda _arguments, output: found.append(output))
         try:
             self._model(mx.zeros((1, 1), mx.int32), cache=self.make_cache())
         finally:
@@ -268,7 +196,7 @@ class WindowedModel:
         fits = (
             len(received) == len(holes)
             and received[0].shape[:2] == (1, num_tokens)
-            and all(_fits(array, hole, num_tokens) for array, hole in zip(received, holes, strict=True))
+            and all(hole.fits(array, num_tokens) for array, hole in zip(received, holes, strict=True))
         )
         if not fits or num_tokens < 1:
             arrived = ", ".join(f"{array.dtype} {array.shape}" for array in received)
@@ -277,7 +205,7 @@ class WindowedModel:
     def blank_input(self, window: LayerWindow) -> Arrays:
         """Zeros of the shapes and dtypes that `window` receives for one token."""
         holes = tree_flatten(self._uses[window.start - 1].output)
-        return tuple(mx.zeros(hole.shape, hole.dtype) for _, hole in holes if isinstance(hole, _Hole))
+        return tuple(mx.zeros(hole.shape, hole.dtype) for _, hole in holes if isinstance(hole, Hole))
 
     def _forward(
         self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int, end: End
@@ -286,7 +214,7 @@ class WindowedModel:
             if end is End.HIDDEN:
                 return self._forward_body(window, ids, entering, cache, position)
             if end is End.LAST and ids.shape[1] > 1 and self._head_is_apart:
-                with self._body_as(_LastToken):
+                with self._body_as(LastToken):
                     return self._forward(window, ids, entering, cache, position, End.LOGITS)
         if len(window) == self.num_layers and not self._streams:
             return (self._model(ids, cache=cache),)
@@ -302,19 +230,19 @@ class WindowedModel:
             self._entering = self._leaving = None
         if window.stop == self.num_layers:
             return (logits,)
-        return _arrays(leaving, self._uses[window.stop - 1].output)
+        return arrays_of(leaving, self._uses[window.stop - 1].output)
 
     def _forward_body(
         self, window: LayerWindow, ids: mx.array, entering: Any, cache: list[Any], position: int
     ) -> Arrays:
         """As `_forward`, but what the body hands to the head; the head is built and never computed."""
         found: list[mx.array] = []
-        with self._body_as(lambda body: _Observer(body, lambda _arguments, output: found.append(output))):
+        with self._body_as(lambda body: Observer(body, lambda _arguments, output: found.append(output))):
             self._forward(window, ids, entering, cache, position, End.LOGITS)
         return (found[0],)
 
     @contextmanager
-    def _body_as(self, wrap: Callable[[Any], _Wrapped]) -> Iterator[None]:
+    def _body_as(self, wrap: Callable[[Any], Wrapped]) -> Iterator[None]:
         """The model's body is wrapped inside. Raises UnsupportedModel when it is not apart from the head."""
         holder, key = self._body
         body = holder[key]
@@ -328,13 +256,13 @@ class WindowedModel:
         found = self._lists.get(window)
         if found is not None:
             return found
-        layers: list[Any] = [_StandIn(layer, lambda: self._entering) for layer in self.layers[: window.start]]
+        layers: list[Any] = [StandIn(layer, lambda: self._entering) for layer in self.layers[: window.start]]
         for index in range(window.start, window.stop - 1):
             layer = self._running[index]
             starts = (index - window.start) % BEGIN_EVERY == BEGIN_EVERY - 1
-            layers.append(_Observer(layer, _begin) if starts else layer)
-        layers.append(_Observer(self._running[window.stop - 1], self._keep))
-        layers += [_StandIn(layer, lambda: self._leaving) for layer in self.layers[window.stop :]]
+            layers.append(Observer(layer, _begin) if starts else layer)
+        layers.append(Observer(self._running[window.stop - 1], self._keep))
+        layers += [StandIn(layer, lambda: self._leaving) for layer in self.layers[window.stop :]]
         self._lists[window] = layers
         return layers
 
@@ -366,7 +294,7 @@ class WindowedModel:
         """The shape of what a layer returned. Raises UnsupportedModel when it cannot travel as arrays."""
         match output:
             case mx.array():
-                return _Hole(output.shape, output.dtype)
+                return Hole(output.shape, output.dtype)
             case tuple() | list() if hands_on_hidden_only(self._model):
                 return type(output)([self._holes(output[0]), *(None for _ in output[1:])])
             case tuple() | list():
@@ -417,7 +345,7 @@ class WindowedModel:
 
         owner, key = self._layer_list
         own_list = owner[key]
-        owner[key] = [_Observer(layer, watch(i)) for i, layer in enumerate(self.layers)]
+        owner[key] = [Observer(layer, watch(i)) for i, layer in enumerate(self.layers)]
         try:
             self._model(mx.zeros((1, 1), mx.int32), cache=cache)
         finally:
@@ -430,37 +358,9 @@ class WindowedModel:
         return tuple(uses[i] for i in range(self.num_layers))
 
 
-def _fits(array: mx.array, hole: _Hole, num_tokens: int) -> bool:
-    """Whether `array` is for `num_tokens` what the hole is for one."""
-    return (
-        array.dtype == hole.dtype
-        and len(array.shape) == len(hole.shape)
-        and all(
-            have == want or (want == 1 and have == num_tokens)
-            for have, want in zip(array.shape, hole.shape, strict=True)
-        )
-    )
-
-
 def _begin(_arguments: tuple[Any, ...], output: Any) -> None:
     """Let MLX compute what has been built so far while the rest of the window is built."""
     mx.async_eval(output)  # type: ignore[no-untyped-call]
-
-
-def _arrays(output: Any, shape: Any) -> Arrays:
-    """The arrays of `output` that stand in the holes of `shape`, in order."""
-    if isinstance(shape, _Hole):
-        return (output,)
-    if shape is None:
-        return ()
-    return tuple(array for part, hole in zip(output, shape, strict=True) for array in _arrays(part, hole))
-
-
-def _fill(shape: Any, arrays: list[mx.array]) -> Any:
-    """What a layer would have returned: `shape` with `arrays` in its holes, taken from the front."""
-    if isinstance(shape, _Hole):
-        return arrays.pop(0)
-    return None if shape is None else type(shape)(_fill(part, arrays) for part in shape)
 
 
 def _set_position(cache: Any, position: int) -> None:

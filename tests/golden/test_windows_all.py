@@ -20,7 +20,8 @@ from mlx_lm.utils import load_model
 
 from dnet_core.errors import UnsupportedModel
 from dnet_core.slices.adapters import REFUSED, VERIFIED, architectures, check_splittable
-from dnet_core.slices.window import Arrays, End, WindowedModel
+from dnet_core.slices.hidden import Arrays
+from dnet_core.slices.window import End, WindowedModel
 from dnet_core.types.ring import LayerWindow
 from tests.tiny_configs import GEMMA4_TEXT
 from tests.tiny_models import MODEL_TYPES, write_tiny_model

@@ -13,7 +13,7 @@ import pytest
 from dnet_core.generate.tokenizer import Tokenizer
 from dnet_core.grammar.build import GrammarWriter, json_schema
 from dnet_core.grammar.matcher import GrammarTokenizer
-from dnet_core.slices.window import Arrays
+from dnet_core.slices.hidden import Arrays
 from dnet_core.transport.control import Purpose, SessionOrder
 from dnet_core.transport.frames import Prompt, Sampled, Tokens
 from dnet_core.types.generation import FinishReason, SamplingParams
