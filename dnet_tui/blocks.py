@@ -14,20 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from markdown_it.token import Token
-from pygments.token import Text as PlainText  # type: ignore[import-untyped]
-from pygments.token import _TokenType
-from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.padding import Padding
 from rich.segment import Segment
 from rich.style import Style
-from rich.syntax import PygmentsSyntaxTheme
 from rich.text import Text
 from rich.theme import Theme
 from textual.strip import Strip
 
+from dnet_tui.highlighter import Highlighter
 from dnet_tui.look import Look
 
 MIN_WIDTH = 8
@@ -72,8 +69,7 @@ class Renderer:
 
     def __init__(self, look: Look) -> None:
         self.look = look
-        self._code_theme = PygmentsSyntaxTheme("github-dark" if look.dark else "default")
-        self._code_ground = None if look.is_ansi else look.raised.rich_color
+        self._highlighter = None if look.is_ansi else Highlighter(look)
         self._bullet = Style(color=look.vivid(look.primary).rich_color)
         self._dim = look.dim
         self._console = Console(
@@ -194,49 +190,26 @@ class Renderer:
         After the last step `blocks` with `final` and this `memo` costs little.
         """
         for token in tokens:
-            if self.has_pieces((token,)):
+            if self._highlighter is not None and self.has_pieces((token,)):
                 lexer, code = _lexer_of(token), _code_of(token)
                 lines: list[Strip] = []
-                for line in self._code_lines(code, lexer):
+                for line in self._highlighter.lines(code, lexer):
                     lines.append(line)
                     yield
                 memo["lines", lexer, code] = lines
 
     def has_pieces(self, tokens: Sequence[Token]) -> bool:
         """Whether some code among `tokens` looks otherwise as a whole than in pieces."""
-        return self._code_ground is not None and any(
+        return self._highlighter is not None and any(
             t.type in ("fence", "code_block") and t.content.count("\n") > _CODE_CHUNK_LINES for t in tokens
         )
 
     def _highlighted(self, code: str, lexer: str, width: int, memo: Memo) -> list[Strip]:
-        if self._code_ground is None:
+        if self._highlighter is None:
             body = Padding(Text(code, overflow="fold"), (0, 1))
             return [Strip(line) for line in self._console.render_lines(body, self._options(width))]
-        ground = Style(bgcolor=self._code_ground)
-        lines = memo.get(("lines", lexer, code)) or self._code_lines(code, lexer)
-        return [strip for line in lines for strip in _boxed(line, max(width, MIN_WIDTH), ground)]
-
-    def _code_lines(self, code: str, lexer: str) -> Iterator[Strip]:
-        """Each line in coloured pieces, neighbours of one style as one: painting costs by the piece.
-
-        Not by Rich's `Syntax`: it puts a text with marks together and takes it apart again, at several
-        times the cost.
-        """
-        ground = Style(bgcolor=self._code_ground)
-        line: list[Segment] = []
-        for kind, text in _tokens(code.expandtabs(4), lexer):
-            style = self._code_theme.get_style_for_token(kind) + ground
-            for index, part in enumerate(text.split("\n")):
-                if index:
-                    yield Strip(line)
-                    line = []
-                if not part:
-                    continue
-                if line and line[-1].style == style:
-                    line[-1] = Segment(line[-1].text + part, style)
-                else:
-                    line.append(Segment(part, style))
-        yield Strip(line)
+        lines = memo.get(("lines", lexer, code)) or self._highlighter.lines(code, lexer)
+        return [strip for line in lines for strip in self._highlighter.boxed(line, max(width, MIN_WIDTH))]
 
     # --- tables -----------------------------------------------------------------------------------------
 
@@ -300,28 +273,6 @@ class Renderer:
 _BLANK = Strip.blank(0)
 
 
-def _tokens(code: str, name: str) -> Iterator[tuple[_TokenType, str]]:
-    """Lex `code`; a language that nobody knows is text, and so is all from where a lexer changes the code.
-
-    Some lexers end every text with a newline or put other ones in: what they return is not trusted.
-    """
-    from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]  # noqa: PLC0415 - takes 20 ms
-
-    at = 0
-    try:
-        lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False)
-    except ClassNotFound:
-        pass
-    else:
-        for kind, text in lexer.get_tokens(code):
-            if not code.startswith(text, at):
-                break
-            at += len(text)
-            yield kind, text
-    if at < len(code):
-        yield PlainText, code[at:]
-
-
 def _code_of(token: Token) -> str:
     return token.content.rstrip("\n")
 
@@ -329,15 +280,6 @@ def _code_of(token: Token) -> str:
 def _lexer_of(token: Token) -> str:
     words = token.info.split()
     return words[0] if words else "text"
-
-
-def _boxed(content: Strip, width: int, ground: Style) -> list[Strip]:
-    """The line `content` over `ground` with one cell beside it, folded where it is longer than `width`."""
-    room = width - 2
-    margin = Segment(" ", ground)
-    cuts = [*range(room, max(content.cell_length, 1), room), max(content.cell_length, room)]
-    parts = content.divide(cuts) if len(cuts) > 1 else [content]
-    return [Strip([margin, *part, Segment(" " * (room - part.cell_length + 1), ground)]) for part in parts]
 
 
 def _kept(memo: Memo, key: tuple[object, ...], render: Callable[[], list[Strip]]) -> list[Strip]:
