@@ -68,6 +68,8 @@ class Admission:
         """Let every call end; a lasting reason is raised before one that passes."""
         calls = (shard.open_session(self._driver, order) for shard in self._shards)
         results = await asyncio.gather(*calls, return_exceptions=True)
+        if self._end is not None:
+            raise self._end  # the ring has closed its channels, which cancels the calls under way
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in sorted(failures, key=lambda failure: isinstance(failure, NoRoom)):
             raise failure

@@ -28,6 +28,7 @@ from dnet_core.events import (
     Recovered,
     RecoveryStarted,
     RingLost,
+    SessionStarted,
 )
 from dnet_core.memory_option import memory_limit
 from dnet_core.planning import Prepared, Wishes, plan_on
@@ -91,20 +92,25 @@ class Reader:
         self.text = ""
         self.events: list[GenerationEvent] = []
         self.news = asyncio.Event()
+        self.is_over = False
 
     async def read(self, ring: Coordinator, prompt: Sequence[int], sampling: SamplingParams) -> Reader:
-        async for event in ring.generate_from(tuple(prompt), sampling):
-            self.events.append(event)
-            if isinstance(event, TokenText):
-                self.tokens.append(event.token)
-                self.text += event.text
+        try:
+            async for event in ring.generate_from(tuple(prompt), sampling):
+                self.events.append(event)
+                if isinstance(event, TokenText):
+                    self.tokens.append(event.token)
+                    self.text += event.text
+                self.news.set()
+        finally:
+            self.is_over = True
             self.news.set()
         return self
 
     async def until(self, kind: type[GenerationEvent], count: int) -> None:
         """Wait until `count` events of `kind` have been seen."""
         while len(self.seen(kind)) < count:
-            assert not self.seen(GenerationDone), f"the answer ended before {count} x {kind.__name__}"
+            assert not self.is_over, f"the answer ended before {count} x {kind.__name__}"
             self.news.clear()
             await self.news.wait()
 
@@ -262,6 +268,22 @@ async def test_a_second_shard_is_lost_while_the_ring_is_made_anew(ring: Coordina
     assert left.peer not in (first, second)
     lost = [event.peer for event in listener.told if isinstance(event, RingLost)]
     assert lost == [first, second]
+    assert reader.tokens == expected(model, PROMPT, GREEDY)
+    await check_whole(ring, model)
+
+
+async def test_a_shard_is_lost_while_a_session_is_opened_on_another(ring: Coordinator, model: Path) -> None:
+    """The call that is under way ends with the ring; the answer does not."""
+    assert ring.loaded is not None
+    busy = local_process(ring, ring.loaded.plan.assignments[0].peer)
+    reader = Reader()
+    async with asyncio.TaskGroup() as tasks, listening(ring) as listener:
+        busy.send_signal(signal.SIGSTOP)
+        tasks.create_task(reader.read(ring, PROMPT, GREEDY))
+        await listener.until(SessionStarted)
+        kill(ring, -1)
+        await reader.until(Paused, 1)
+        busy.send_signal(signal.SIGCONT)
     assert reader.tokens == expected(model, PROMPT, GREEDY)
     await check_whole(ring, model)
 
