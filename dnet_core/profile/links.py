@@ -2,7 +2,7 @@
 
     small message      time = there + back              latency = median / 2
     large message      time = bytes / rate + there + back
-                       rate = median of bytes / (time - median small time)
+                       rate = median of bytes / (time - least small time)
 
 The trips run on one stream that is kept open, as those of the ring do; the first ones only warm it up.
 """
@@ -58,8 +58,9 @@ def link_profile(
 ) -> LinkProfile:
     """Turn round trips into a link: medians of both, so that a few lost packets do not count.
 
-    Raises ProfileError naming `source` when there are no samples, or when large messages took no longer than
-    small ones.
+    Of a large trip the least small one is taken off, not their median: a machine that is busy only while the
+    small ones go would seem to send large ones in less than no time. Raises ProfileError naming `source` when
+    there are no samples, or when large messages took no longer than small ones.
     """
     what = f"link to {target} over {address}"
     if not small_s or not large:
@@ -67,8 +68,8 @@ def link_profile(
     round_trip_s = median(small_s)
     if round_trip_s <= 0:
         raise ProfileError(source, what, "messages took no time by the clock")
-    # Between single machines a trip can be shorter than the median small one; its rate would be infinite.
-    seconds_per_byte = median((trip.seconds - round_trip_s) / trip.payload_bytes for trip in large)
+    least_s = min(small_s)
+    seconds_per_byte = median((trip.seconds - least_s) / trip.payload_bytes for trip in large)
     if seconds_per_byte <= 0:
         raise ProfileError(source, what, "large messages took no longer than small ones")
     return LinkProfile(source, target, address, medium.value, round_trip_s / 2, 1 / seconds_per_byte)

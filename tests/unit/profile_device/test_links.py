@@ -60,6 +60,14 @@ def test_a_lost_packet_in_four_does_not_count() -> None:
     assert link.bytes_per_s == pytest.approx(1e8)
 
 
+def test_a_machine_that_is_busy_at_first_has_a_link_all_the_same() -> None:
+    small = [5e-3] * 40 + [1e-3] * 20
+    large = [LargeTrip(10**6, 3e-3)] * 3
+    link = link_profile("a", "b", "x", Medium.LOOPBACK, small, large)
+    assert link.latency_s == pytest.approx(2.5e-3)
+    assert link.bytes_per_s == pytest.approx(5e8)
+
+
 @pytest.mark.parametrize(
     ("small", "large"),
     [([], [LargeTrip(1, 1.0)]), ([1.0], []), ([1.0], [LargeTrip(10**6, 1.0)]), ([0.0], [LargeTrip(1, 1.0)])],
