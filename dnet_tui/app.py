@@ -22,7 +22,7 @@ from textual.events import Key
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import Worker, WorkerError
 
 from dnet_core.errors import DnetError
@@ -52,10 +52,10 @@ _KEYS = (
     Hint("chat.stop", "stop"),
     Hint("model.pick", "model"),
     Hint("app.cluster", "cluster"),
-    Hint("chat.new", "new"),
-    Hint("app.quit", "quit"),
-    Hint("chat.history", "history"),
     Hint("app.palette", "more"),
+    Hint("app.quit", "quit"),
+    Hint("chat.new", "new"),
+    Hint("chat.history", "history"),
     Hint("app.settings", "settings"),
     Hint("endpoint.toggle", "endpoint"),
     Hint("plan.open", "plan"),
@@ -63,7 +63,7 @@ _KEYS = (
     Hint("chat.again", "again"),
     Hint("cluster.join", "adds a device"),
 )
-"""What stands below the prompt where the footer has no room or room for more, as far as there is room."""
+"""What stands below the prompt as far as there is room; all is in the help and in the palette."""
 
 
 class DnetApp(PlanApp):
@@ -122,7 +122,6 @@ class DnetApp(PlanApp):
             yield self._devices
             yield self.conversation
             yield self._side
-        yield Footer(compact=True)
         yield KeyBar(*_KEYS, rows=1, id="keys")
 
     def on_mount(self) -> None:

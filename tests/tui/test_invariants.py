@@ -16,8 +16,7 @@ import pytest
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.widget import Widget
-from textual.widgets import Footer, Input
-from textual.widgets._footer import FooterKey
+from textual.widgets import Input
 
 import dnet_core
 import dnet_tui
@@ -52,31 +51,6 @@ def test_every_binding_has_an_id_and_a_description() -> None:
         assert not all("alt+" in key for key in keys), f"only with alt: {binding}"
     ids = [binding.id for binding in bindings]
     assert len(set(ids)) == len(ids)
-
-
-def check_footer(app: DnetApp, least: int) -> list[str]:
-    """Return the keys in the footer, all of them in sight."""
-    footer = app.screen.query_one(Footer)
-    assert footer.virtual_size.width <= 80
-    keys = [child for child in footer.query(FooterKey) if "-command-palette" not in child.classes]
-    assert len(keys) >= least
-    palette = footer.query(".-command-palette")
-    right = palette.first().region.x if palette else 80
-    assert max(key.region.right for key in keys) <= right, "no key hides behind another"
-    return [key.description for key in keys]
-
-
-async def test_the_footer_fits_80_columns_in_every_focus(open_desk: OpenDesk) -> None:
-    async with open_desk() as desk:
-        for _ in ("the chat", "the devices"):
-            chain = desk.app.screen.focus_chain
-            assert len(chain) >= 2
-            for widget in chain:
-                widget.focus()
-                await desk.pilot.pause()
-                assert check_footer(desk.app, 6)[-1] == "Quit", "what ends all stands last"
-            await desk.pilot.press("ctrl+l")
-            await desk.pilot.pause()
 
 
 async def test_an_idle_app_draws_nothing_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

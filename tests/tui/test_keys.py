@@ -234,10 +234,20 @@ async def test_a_click_on_a_key_does_what_the_key_does(name: str, tmp_path: Path
         await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
 
 
-async def test_a_narrow_screen_has_its_keys_below_the_prompt(tmp_path: Path) -> None:
-    async with desk_with(tmp_path, (60, 16)) as desk:
-        lines = desk.text().splitlines()
-        assert lines[-1] == "F1 help · esc stop · ctrl+o model · ctrl+l cluster"
+@pytest.mark.parametrize(
+    ("width", "keys"),
+    [
+        (40, "F1 help · esc stop · ctrl+o model"),
+        (60, "F1 help · esc stop · ctrl+o model · ctrl+l cluster"),
+        (80, "F1 help · esc stop · ctrl+o model · ctrl+l cluster · ctrl+p more · ctrl+q quit"),
+        (100, "F1 help · esc stop · ctrl+o model · ctrl+l cluster · ctrl+p more · ctrl+q quit · ctrl+n new"),
+    ],
+)
+async def test_below_the_prompt_stand_the_keys_that_fit(width: int, keys: str, tmp_path: Path) -> None:
+    async with desk_with(tmp_path, (width, 16)) as desk:
+        assert desk.text().splitlines()[-1] == keys
+        await desk.pilot.press("ctrl+l")
+        assert desk.text().splitlines()[-1] == keys
         await desk.pilot.click("#keys", offset=(24, 0))
         assert isinstance(desk.app.screen, ModelPicker)
 
