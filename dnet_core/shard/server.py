@@ -206,7 +206,11 @@ class ShardServer:
             return profile_to_json(profile)
 
     async def measure_link(self, hop: Hop, medium: Medium) -> LinkProfile:
-        """Measure the hop from here to another shard, over the address that `hop` names."""
+        """Measure the hop from here to another shard, over the address that `hop` names.
+
+        Both have warmed up first: an import takes the interpreter for milliseconds at a time.
+        """
+        await self.warm_up()
         async with (
             open_channel(hop.target, self._credentials) as channel,
             ShardClient(hop.name, channel).echo() as round_trip,

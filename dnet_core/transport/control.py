@@ -183,6 +183,10 @@ class ShardService(Protocol):
 
     def status(self) -> ShardStatus: ...
 
+    async def warm_up(self) -> None:
+        """Return when what models need is imported; until then it answers, but slowly."""
+        ...
+
     async def models(self) -> tuple[str, ...]:
         """Models whose files are whole on this machine, as a load names them."""
         ...

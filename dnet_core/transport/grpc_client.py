@@ -91,7 +91,10 @@ class ShardClient:
 
     @asynccontextmanager
     async def echo(self) -> AsyncIterator[Callable[[int], Awaitable[float]]]:
-        """One warm stream; each trip sends so many bytes and waits for the empty answer."""
+        """One stream; each trip sends so many bytes and waits for the empty answer.
+
+        Yields when the shard has warmed up; how long that may take is for the caller to say.
+        """
         call = self._stub.Echo()
 
         async def round_trip(payload_bytes: int) -> float:
@@ -105,6 +108,14 @@ class ShardClient:
             return time.perf_counter() - begun
 
         try:
+            try:
+                async with asyncio.timeout(TIMEOUTS.connect_s):
+                    await call.wait_for_connection()
+            except TimeoutError:
+                raise DeadlineExceeded(self.peer, "answer", TIMEOUTS.connect_s) from None
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error, self.peer) from None
+            await round_trip(0)
             yield round_trip
         finally:
             call.cancel()

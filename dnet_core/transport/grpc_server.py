@@ -76,6 +76,7 @@ class _Servicer(ShardServicer):
         return pb.MeasureLinkReply(latency_s=link.latency_s, bytes_per_s=link.bytes_per_s)
 
     async def Echo(self, _requests: AsyncIterator[pb.EchoRequest], context: Context) -> None:
+        await self._service.warm_up()
         while await context.read() is not grpc.aio.EOF:
             await context.write(pb.EchoReply())
 

@@ -20,6 +20,9 @@ from dnet_core.tasks import beside
 from dnet_core.transport import tls
 from dnet_core.transport.control import Arrival, Limits, LoadOrder, Purpose, SessionOrder
 from dnet_core.transport.frames import Cancel, DriverFrame, Prompt, PromptRead
+from dnet_core.transport.grpc_client import ShardClient
+from dnet_core.transport.grpc_link import open_channel
+from dnet_core.transport.grpc_server import Endpoints, serve
 from dnet_core.types.devices import PROTOCOL_VERSION
 from dnet_core.types.generation import SamplingParams
 from dnet_core.types.ring import LayerWindow
@@ -50,10 +53,13 @@ class Here:
         await self.thread.call(lambda: None)
 
 
+def announcement() -> Announcement:
+    return Announcement(new_id(), "here", "1", PROTOCOL_VERSION, 0, 0, "default")
+
+
 @asynccontextmanager
 async def here(directory: Path) -> AsyncIterator[Here]:
     certificate = tls.issue(tls.ClusterKey.generate(), "here")
-    announcement = Announcement(new_id(), "here", "1", PROTOCOL_VERSION, 0, 0, "default")
     order = LoadOrder(
         str(directory), LAYERS, (LayerWindow(0, LAYERS),), (), 0, 512, 16, None, Limits(None, 0, 32)
     )
@@ -65,7 +71,7 @@ async def here(directory: Path) -> AsyncIterator[Here]:
                 frames.put_nowait(frame)
 
     with MlxThread() as thread:
-        async with ShardServer(announcement, thread, tls.channel_credentials(certificate), None) as server:
+        async with ShardServer(announcement(), thread, tls.channel_credentials(certificate), None) as server:
             async for _ in server.load(order):
                 pass
             async with beside(listen(server)) as listening:
@@ -138,3 +144,31 @@ async def test_callers_that_do_not_wait_are_served_all_the_same(directory: Path)
         step.set()
         await shard.settled()
         assert shard.server.status().prefixes == ()
+
+
+async def test_a_link_is_measured_when_the_other_side_has_imported_what_it_needs() -> None:
+    certificate = tls.issue(tls.ClusterKey.generate(), "here")
+    credentials = tls.channel_credentials(certificate)
+    endpoints = Endpoints("127.0.0.1", 0, None, tls.server_credentials(certificate))
+    imported = threading.Event()
+    told: list[str] = []
+
+    async def measure(shard: ShardClient) -> None:
+        async with shard.echo():
+            told.append("measured")
+
+    with MlxThread() as thread:
+        async with ShardServer(announcement(), thread, credentials, None) as server:
+            thread.post(imported.wait)  # type: ignore[arg-type]
+            async with (
+                serve(server, endpoints) as port,
+                open_channel(f"127.0.0.1:{port}", credentials) as channel,
+                asyncio.TaskGroup() as tasks,
+            ):
+                shard = ShardClient("here", channel)
+                tasks.create_task(measure(shard))
+                for _ in range(20):  # it answers all others meanwhile
+                    await shard.describe()
+                told.append("imported")
+                imported.set()
+    assert told == ["imported", "measured"]
