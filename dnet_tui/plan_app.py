@@ -24,7 +24,7 @@ from dnet_tui.widgets.device_list import DeviceList
 from dnet_tui.widgets.layer_strip import LayerStrip
 
 PLAN_BINDINGS: list[BindingType] = [
-    Binding("f12", "plan", "Plan", id="plan.open", show=False,
+    Binding("f12", "plan", "Plan", id="plan.open",
             tooltip="What runs where and why; change it by hand"),
 ]  # fmt: skip
 

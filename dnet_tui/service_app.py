@@ -43,11 +43,11 @@ from dnet_tui.work import Work
 SERVICE_BINDINGS: list[BindingType] = [
     Binding("ctrl+o", "models", "Model", id="model.pick",
             tooltip="Choose a model: what is here, what is known, what the hub has"),
-    Binding("f4", "endpoint", "Endpoint", id="endpoint.toggle", show=False,
+    Binding("f4", "endpoint", "Endpoint", id="endpoint.toggle",
             tooltip="Switch the OpenAI endpoint on and show it; there the key switches it off"),
-    Binding("f5", "measure", "Measure again", id="cluster.measure", show=False,
+    Binding("f5", "measure", "Measure again", id="cluster.measure",
             tooltip="Look for devices, measure them again and place the model anew"),
-    Binding("f9", "join", "Add a device", id="cluster.join", show=False,
+    Binding("f9", "join", "Add a device", id="cluster.join",
             tooltip="The command for another device, and what has to hold there"),
 ]  # fmt: skip
 

@@ -20,10 +20,10 @@ class DeviceScreen(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss", "Close", id="device.close"),
-        Binding("right,j,down", "scroll(1)", "Down", show=False, id="device.down"),
-        Binding("left,k,up", "scroll(-1)", "Up", show=False, id="device.up"),
-        Binding("n", "other(1)", "Next device", show=False, id="device.next"),
-        Binding("p", "other(-1)", "Previous device", show=False, id="device.previous"),
+        Binding("right,j,down", "scroll(1)", "Down", id="device.down"),
+        Binding("left,k,up", "scroll(-1)", "Up", id="device.up"),
+        Binding("n", "other(1)", "Next device", id="device.next"),
+        Binding("p", "other(-1)", "Previous device", id="device.previous"),
         Binding("x", "leave_out", "Plan without", id="device.leave_out"),
     ]
 

@@ -74,7 +74,7 @@ class ModelPicker(ModalScreen[str | None]):
         Binding("d", "download", "Download", id="picker.download",
                 tooltip="Fetch it without loading it, or stop fetching it"),
         Binding("x", "delete", "Delete", id="picker.delete", tooltip="Take it off this machine"),
-        Binding("slash", "filter", "Filter", id="picker.filter", key_display="/",
+        Binding("slash", "filter", "Filter", id="picker.filter",
                 tooltip="Filter by name; three letters search the hub, too"),
         Binding("tab,shift+tab", "list", "List", id="picker.list",
                 tooltip="From the filter to the list, and back"),

@@ -34,12 +34,12 @@ class LogView(ScrollView, can_focus=True):
     """Paints `lines`; stays at the newest unless it was scrolled up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "scroll_up", "Older", show=False, id="activity.up"),
-        Binding("down,j", "scroll_down", "Newer", show=False, id="activity.down"),
-        Binding("pageup", "page_up", "Page up", show=False, id="activity.page_up"),
-        Binding("pagedown", "page_down", "Page down", show=False, id="activity.page_down"),
-        Binding("home,g", "scroll_home", "Oldest", show=False, id="activity.home"),
-        Binding("end,G", "scroll_end", "Newest", show=False, id="activity.end"),
+        Binding("up,k", "scroll_up", "Older", id="activity.up"),
+        Binding("down,j", "scroll_down", "Newer", id="activity.down"),
+        Binding("pageup", "page_up", "Page up", id="activity.page_up"),
+        Binding("pagedown", "page_down", "Page down", id="activity.page_down"),
+        Binding("home,g", "scroll_home", "Oldest", id="activity.home"),
+        Binding("end,G", "scroll_end", "Newest", id="activity.end"),
     ]
 
     FOCUS_ON_CLICK = False
@@ -147,14 +147,9 @@ class ActivityLog(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "slash",
-            "filter",
-            "Filter",
-            show=False,
-            id="activity.filter",
-            tooltip="Show only lines with these words",
+            "slash", "filter", "Filter", id="activity.filter", tooltip="Show only lines with these words"
         ),
-        Binding("escape", "clear", "All lines", show=False, id="activity.clear"),
+        Binding("escape", "clear", "All lines", id="activity.clear"),
     ]
 
     lines: reactive[tuple[LogLine, ...]] = reactive((), init=False, repaint=False)

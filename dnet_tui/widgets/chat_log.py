@@ -49,19 +49,19 @@ class ChatLog(ScrollView, can_focus=True):
     """Shows `turns`; a turn that did not change is not touched. Focused, its keys act on one turn."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "scroll_up", "Scroll up", show=False, id="log.up"),
-        Binding("down", "scroll_down", "Scroll down", show=False, id="log.down"),
-        Binding("pageup", "page_up", "Page up", show=False, id="log.page_up"),
-        Binding("pagedown", "page_down", "Page down", show=False, id="log.page_down"),
-        Binding("home,g", "scroll_home", "To the first turn", show=False, id="log.home"),
-        Binding("end,G", "scroll_end", "To the newest turn", show=False, id="log.end"),
-        Binding("k", "point(-1)", "Turn before", show=False, id="log.previous"),
-        Binding("j", "point(1)", "Turn after", show=False, id="log.next"),
-        Binding("enter,space", "unfold", "Show or hide what it thought", show=False, id="log.unfold"),
-        Binding("e", "edit", "Edit the question and ask again", show=False, id="log.edit"),
-        Binding("c", "copy_answer", "Copy this answer", show=False, id="log.copy"),
-        Binding("left", "version(-1)", "The answer before this one", show=False, id="log.older"),
-        Binding("right", "version(1)", "The answer after this one", show=False, id="log.newer"),
+        Binding("up", "scroll_up", "Scroll up", id="log.up"),
+        Binding("down", "scroll_down", "Scroll down", id="log.down"),
+        Binding("pageup", "page_up", "Page up", id="log.page_up"),
+        Binding("pagedown", "page_down", "Page down", id="log.page_down"),
+        Binding("home,g", "scroll_home", "To the first turn", id="log.home"),
+        Binding("end,G", "scroll_end", "To the newest turn", id="log.end"),
+        Binding("k", "point(-1)", "Turn before", id="log.previous"),
+        Binding("j", "point(1)", "Turn after", id="log.next"),
+        Binding("enter,space", "unfold", "Show or hide what it thought", id="log.unfold"),
+        Binding("e", "edit", "Edit the question and ask again", id="log.edit"),
+        Binding("c", "copy_answer", "Copy this answer", id="log.copy"),
+        Binding("left", "version(-1)", "The answer before this one", id="log.older"),
+        Binding("right", "version(1)", "The answer after this one", id="log.newer"),
     ]
 
     FOCUS_ON_CLICK = False

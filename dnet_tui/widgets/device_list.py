@@ -38,21 +38,12 @@ class DeviceList(Panel, can_focus=True):
     FOCUS_ON_CLICK = False
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Device above", show=False, id="devices.up"),
-        Binding("down,j", "move(1)", "Device below", show=False, id="devices.down"),
-        Binding("home,g", "move(-1000)", "First device", show=False, id="devices.first"),
-        Binding("end,G", "move(1000)", "Last device", show=False, id="devices.last"),
-        Binding(
-            "enter", "open", "Open", show=False, id="devices.open", tooltip="Everything known of the device"
-        ),
-        Binding(
-            "x",
-            "leave_out",
-            "Plan without",
-            show=False,
-            id="devices.leave_out",
-            tooltip="Plan without the device",
-        ),
+        Binding("up,k", "move(-1)", "Device above", id="devices.up"),
+        Binding("down,j", "move(1)", "Device below", id="devices.down"),
+        Binding("home,g", "move(-1000)", "First device", id="devices.first"),
+        Binding("end,G", "move(1000)", "Last device", id="devices.last"),
+        Binding("enter", "open", "Open", id="devices.open", tooltip="Everything known of the device"),
+        Binding("x", "leave_out", "Plan without", id="devices.leave_out", tooltip="Plan without the device"),
     ]
 
     cursor: reactive[int] = reactive(0, init=False, repaint=False)

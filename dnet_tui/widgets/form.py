@@ -33,9 +33,7 @@ FORM_HINTS = (Hint("form.next", "next field"), Hint("form.previous", "field befo
 class Toggle(Widget, can_focus=True):
     """On or off, told by sign and word."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,space", "switch", "Switch", show=False, id="form.toggle")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "switch", "Switch", id="form.toggle")]
 
     value: reactive[bool] = reactive(False, init=False)
 
@@ -70,7 +68,7 @@ class Choice(Select[str], inherit_bindings=False):
     """One of several words; up and down leave it, as they do everywhere in a form."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,space", "show_overlay", "Show the choices", show=False, id="form.choose")
+        Binding("enter,space", "show_overlay", "Show the choices", id="form.choose")
     ]
 
 
@@ -78,8 +76,8 @@ class Form(Vertical):
     """Edits `value`, but for the fields in `without`; `placeholders` say what an empty field means."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,tab", "app.focus_next", "Next field", show=False, id="form.next"),
-        Binding("up,shift+tab", "app.focus_previous", "Field before", show=False, id="form.previous"),
+        Binding("down,tab", "app.focus_next", "Next field", id="form.next"),
+        Binding("up,shift+tab", "app.focus_previous", "Field before", id="form.previous"),
     ]
 
     @dataclass

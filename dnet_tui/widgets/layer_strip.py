@@ -83,18 +83,11 @@ class LayerStrip(Widget, can_focus=True):
     FOCUS_ON_CLICK = False
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "move(-1)", "Layer before", show=False, id="strip.left"),
-        Binding("right,l", "move(1)", "Layer after", show=False, id="strip.right"),
-        Binding("home,g", "move(-100000)", "First layer", show=False, id="strip.first"),
-        Binding("end,G", "move(100000)", "Last layer", show=False, id="strip.last"),
-        Binding(
-            "enter",
-            "open",
-            "Open",
-            show=False,
-            id="strip.open",
-            tooltip="Everything known of the layer's device",
-        ),
+        Binding("left,h", "move(-1)", "Layer before", id="strip.left"),
+        Binding("right,l", "move(1)", "Layer after", id="strip.right"),
+        Binding("home,g", "move(-100000)", "First layer", id="strip.first"),
+        Binding("end,G", "move(100000)", "Last layer", id="strip.last"),
+        Binding("enter", "open", "Open", id="strip.open", tooltip="Everything known of the layer's device"),
     ]
 
     view: reactive[ClusterView] = reactive(ClusterView(), init=False)

@@ -29,12 +29,12 @@ class ModelList(ScrollView, can_focus=True):
     """Shows `sections`; `chosen` is the id of the highlighted model, None while there is none."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False, id="models.up"),
-        Binding("down,j", "move(1)", "Down", show=False, id="models.down"),
-        Binding("pageup", "move(-10)", "Page up", show=False, id="models.page_up"),
-        Binding("pagedown", "move(10)", "Page down", show=False, id="models.page_down"),
-        Binding("home,g", "move(-9999)", "First", show=False, id="models.first"),
-        Binding("end,G", "move(9999)", "Last", show=False, id="models.last"),
+        Binding("up,k", "move(-1)", "Up", id="models.up"),
+        Binding("down,j", "move(1)", "Down", id="models.down"),
+        Binding("pageup", "move(-10)", "Page up", id="models.page_up"),
+        Binding("pagedown", "move(10)", "Page down", id="models.page_down"),
+        Binding("home,g", "move(-9999)", "First", id="models.first"),
+        Binding("end,G", "move(9999)", "Last", id="models.last"),
     ]
     DEFAULT_CSS = "ModelList { height: auto; scrollbar-size-vertical: 1; overflow-x: hidden; }"
 

@@ -22,9 +22,9 @@ class Prompt(TextArea):
     """A text area that grows with its text and remembers what was sent."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+j,shift+enter", "newline", "New line", show=False, id="prompt.newline"),
-        Binding("pageup", "app.page_chat(-1)", "Page up", show=False, id="prompt.page_up"),
-        Binding("pagedown", "app.page_chat(1)", "Page down", show=False, id="prompt.page_down"),
+        Binding("ctrl+j,shift+enter", "newline", "New line", id="prompt.newline"),
+        Binding("pageup", "app.page_chat(-1)", "Page up", id="prompt.page_up"),
+        Binding("pagedown", "app.page_chat(1)", "Page down", id="prompt.page_down"),
     ]
 
     is_ready: reactive[bool] = reactive(False, init=False)

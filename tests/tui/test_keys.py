@@ -300,8 +300,6 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 skipped.add(key)
             case ast.Call(func=ast.Name(id="Key"), args=[_, _, _, key]):
                 skipped.add(key)
-            case ast.keyword(arg="key_display", value=key):
-                skipped.add(key)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
             yield node.lineno, node.value
