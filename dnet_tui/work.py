@@ -100,14 +100,14 @@ class Measurement:
     told_s: float
 
     def text(self, now_s: float) -> str:
-        """`links 12/56 · 9 s left`: the time that these took, for those that are left."""
+        """`links 12/56 · 9 s left`, at the pace so far; before the first one, the time it takes already."""
         text = f"{self.subject} {self.num_done}/{self.num_total}"
-        if self.num_done:
-            each_s = (self.told_s - self.since_s) / self.num_done
-            left_s = each_s * (self.num_total - self.num_done) - max(0.0, now_s - self.told_s)
-            if left_s >= 1:
-                text += f" · {duration_text(left_s)} left"
-        return text
+        if not self.num_done:
+            taken_s = now_s - self.since_s
+            return f"{text} · {taken_s:.0f} s" if taken_s >= 1 else text
+        each_s = (self.told_s - self.since_s) / self.num_done
+        left_s = each_s * (self.num_total - self.num_done) - max(0.0, now_s - self.told_s)
+        return f"{text} · {duration_text(left_s)} left" if left_s >= 1 else text
 
 
 class Step(StrEnum):

@@ -10,11 +10,13 @@ from dnet_core.events import (
     LoadFailed,
     LoadProgressed,
     LoadStarted,
+    MeasurementProgressed,
     MemoryReported,
     ModelLoaded,
     ModelUnloaded,
     PeerJoined,
     PeerLeft,
+    PlanStarted,
     SessionEnded,
     SessionStarted,
 )
@@ -182,6 +184,21 @@ def test_the_status_line_names_the_device_that_will_be_last() -> None:
     work = work_on(work, FetchProgressed("tiny", 100, 100, "x"), 1.0)
     assert set(work.fetches) == {"y"}
     assert not work_on(work, ModelLoaded(PLAN, 2.0), 2.0).fetches
+
+
+def test_measuring_tells_the_time_it_takes_then_the_time_left() -> None:
+    work = work_on(Work(), PlanStarted("tiny"), 10.0)
+    work = work_on(work, MeasurementProgressed("devices", 0, 4), 10.0)
+    assert work.measurement is not None
+    assert work.measurement.text(13.0) == "devices 0/4 · 3 s"
+    work = work_on(work, MeasurementProgressed("devices", 2, 4), 14.0)
+    assert work.measurement is not None
+    assert work.measurement.text(14.0) == "devices 2/4 · 4 s left"
+    assert work.measurement.text(19.0) == "devices 2/4", "it takes longer than the others did"
+    work = work_on(work, MeasurementProgressed("links", 0, 12), 20.0)
+    assert work.measurement is not None
+    assert work.measurement.text(20.0) == "links 0/12"
+    assert work_on(Work(), MeasurementProgressed("links", 1, 12), 1.0) == Work(), "for the picker alone"
 
 
 def test_chips_without_their_makers_marks() -> None:
