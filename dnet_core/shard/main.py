@@ -26,6 +26,7 @@ from dnet_core.errors import DnetError, StartError
 from dnet_core.memory_option import memory_limit
 from dnet_core.option_types import port
 from dnet_core.settings import inherited_cluster_key, paths
+from dnet_core.shard.mlx_lm_parts import leave_out_texts
 from dnet_core.shard.mlx_thread import MlxThread
 from dnet_core.shard.server import ShardServer
 from dnet_core.store.repack import cached_layers, clear_layers
@@ -230,6 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.command == "cache":
             print(_list_cache() if options.action == "list" else _clear_cache())
         else:
+            leave_out_texts()
             asyncio.run(serve(options))
     except DnetError as error:
         print(f"dnet-shard: {error}", file=sys.stderr)

@@ -35,3 +35,13 @@ def test_a_shard_answers_before_it_has_imported_what_models_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_shard_never_imports_what_knows_texts() -> None:
+    code = (
+        "import sys; from dnet_core.shard.mlx_lm_parts import leave_out_texts; leave_out_texts();"
+        " import dnet_core.shard.slot, dnet_core.profile.measure, mlx_lm.models.llama;"
+        " print([m for m in ('transformers', 'mlx_lm.generate') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
