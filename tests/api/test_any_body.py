@@ -36,7 +36,7 @@ from tests.tiny_models import write_tiny_model
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BODIES_AT_ONCE = 24
-EXAMPLES = 150  # of half as many bodies at least: some thousands in all
+EXAMPLES = 100  # of half as many bodies at least: some thousands in all
 LONG = 40  # times as many with --hypothesis-profile=long: the routes are then asked for an hour
 
 LEAVES = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from dnet_core.api.app import endpoint
 from dnet_core.cluster_options import ClusterOptions
@@ -29,7 +30,9 @@ from tests.tiny_models import write_large_random_model
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LAYERS, HIDDEN, CHUNK = 4, 256, 16
-TOKEN_BYTES = LAYERS * 2 * 64 * 4  # keys and values of one head of 64, in 32-bit floats
+ENDS = [3, 4]
+ROOM_TOKENS = 1200
+ROOM_BYTES = ROOM_TOKENS * ENDS[0] * 2 * 64 * 4  # keys and values of one head of 64, in 32-bit floats
 PROMPT = tuple(range(7, 27))
 LONG = SamplingParams(max_tokens=800 - len(PROMPT))
 """An answer that takes 800 positions, but ends early: what counts is what it may take."""
@@ -40,51 +43,57 @@ def model(models: Path) -> Path:
     return write_large_random_model(models / "admission", layers=LAYERS, hidden=HIDDEN, vocab=512)
 
 
-@asynccontextmanager
-async def small_ring(rings: Rings, model: Path, ends: list[int], tokens: int) -> AsyncIterator[Coordinator]:
-    """Two shards; the first, with most of the layers, has memory for the KV of `tokens` positions."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def limited(rings: Rings, model: Path) -> AsyncIterator[Coordinator]:
+    """Two shards; the first, with most of the layers, has memory for the KV of `ROOM_TOKENS` positions."""
     large = await rings(2)
-    await large.load(str(model), plan(model, large, ends), CHUNK)
+    await large.load(str(model), plan(model, large), CHUNK)
     held = [status.budget_bytes - status.kv_room_bytes for status in await statuses(large)]
-    budget = max(held) + TOKEN_BYTES * ends[0] // LAYERS * tokens
+    budget = max(held) + ROOM_BYTES
     options = ClusterOptions(local_shards=2, memory=MemoryLimit(f"{budget}B", budget, is_share=False))
     async with Coordinator(options) as ring:
         await ring.wait_for_local_shards()
-        await ring.load(str(model), plan(model, ring, ends), CHUNK)
-        first, second = await statuses(ring)
-        assert first.budget_bytes == second.budget_bytes == budget
-        assert first.kv_room_bytes == pytest.approx(TOKEN_BYTES * ends[0] // LAYERS * tokens, rel=0.05)
-        assert first.kv_room_bytes < second.kv_room_bytes
         yield ring
-        for status in await until_idle(ring):
-            assert status.kv_taken_bytes == 0
-            assert status.peak_bytes <= budget
 
 
-def plan(model: Path, ring: Coordinator, ends: list[int]) -> RingPlan:
-    return replace(ring_plan(model, ring.peers, ends), context_tokens=4096)
+@pytest_asyncio.fixture(loop_scope="session")
+async def ring(limited: Coordinator, model: Path) -> AsyncIterator[Coordinator]:
+    """The model, loaded anew; what the test leaves behind is nothing, and it has kept within the budget."""
+    await limited.load(str(model), plan(model, limited), CHUNK)
+    first, second = await statuses(limited)
+    assert first.kv_room_bytes == pytest.approx(ROOM_BYTES, rel=0.05)
+    assert first.kv_room_bytes < second.kv_room_bytes
+    yield limited
+    for status in await until_idle(limited):
+        assert status.kv_taken_bytes == 0
+        assert status.peak_bytes <= status.budget_bytes
 
 
-async def test_what_can_never_fit_is_refused_before_anything_is_computed(rings: Rings, model: Path) -> None:
-    async with small_ring(rings, model, [3, 4], 1200) as ring:
-        before = await statuses(ring)
-        with pytest.raises(RequestError, match=r"1,400 tokens.*max_tokens") as refused:
-            await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=1400 - len(PROMPT)))
-        assert not isinstance(refused.value, NoRoom)
-        assert ring.peers[0].name in str(refused.value)
-        after = await until_idle(ring)
-        assert [status.steps for status in after] == [status.steps for status in before]
-        async with endpoint(ring, "127.0.0.1", 0) as served, httpx2.AsyncClient(base_url=served.url) as raw:
-            body = {"model": "admission", "prompt": "a", "max_tokens": 3000}
-            reply = await raw.post("/completions", json=body)
-        assert reply.status_code == 400, reply.text
-        assert "max_tokens" in reply.json()["error"]["message"]
-        assert len(await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))) == 4
+def plan(model: Path, ring: Coordinator) -> RingPlan:
+    return replace(ring_plan(model, ring.peers, ENDS), context_tokens=4096)
 
 
-async def test_those_that_do_not_fit_together_wait_for_one_another(rings: Rings, model: Path) -> None:
+async def test_what_can_never_fit_is_refused_before_anything_is_computed(
+    ring: Coordinator, model: Path
+) -> None:
+    before = await statuses(ring)
+    with pytest.raises(RequestError, match=r"1,400 tokens.*max_tokens") as refused:
+        await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=1400 - len(PROMPT)))
+    assert not isinstance(refused.value, NoRoom)
+    assert ring.peers[0].name in str(refused.value)
+    after = await until_idle(ring)
+    assert [status.steps for status in after] == [status.steps for status in before]
+    async with endpoint(ring, "127.0.0.1", 0) as served, httpx2.AsyncClient(base_url=served.url) as raw:
+        body = {"model": "admission", "prompt": "a", "max_tokens": 3000}
+        reply = await raw.post("/completions", json=body)
+    assert reply.status_code == 400, reply.text
+    assert "max_tokens" in reply.json()["error"]["message"]
+    assert len(await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4))) == 4
+
+
+async def test_those_that_do_not_fit_together_wait_for_one_another(ring: Coordinator, model: Path) -> None:
     expected = reference_tokens(model, PROMPT, 8, CHUNK)
-    async with small_ring(rings, model, [3, 4], 1200) as ring, ring.subscribe() as events:
+    async with ring.subscribe() as events:
 
         async def part() -> list[int]:
             async with aclosing(ring.generate_from(PROMPT, LONG)) as answer:
@@ -115,80 +124,77 @@ async def test_those_that_do_not_fit_together_wait_for_one_another(rings: Rings,
         assert most <= 2, "a long one and the short one fit together, two long ones do not"
 
 
-async def test_one_that_waits_may_give_up_and_the_next_one_moves_on(rings: Rings, model: Path) -> None:
-    async with small_ring(rings, model, [3, 4], 1000) as ring:
-        async with aclosing(ring.generate_from(PROMPT, LONG)) as answer:
-            await anext(answer)  # it has its room now
-            waiting = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
-            behind = asyncio.create_task(ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4)))
-            await asyncio.wait([waiting, behind], timeout=0.2)
-            assert not waiting.done()
-            assert not behind.done(), "it came later"
-            waiting.cancel()
-            assert len(await behind) == 4, "there was room for it all the time"
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+async def test_one_that_waits_may_give_up_and_the_next_one_moves_on(ring: Coordinator, model: Path) -> None:
+    async with aclosing(ring.generate_from(PROMPT, LONG)) as answer:
+        await anext(answer)  # it has its room now
+        waiting = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
+        behind = asyncio.create_task(ring_tokens(ring, PROMPT, SamplingParams(max_tokens=4)))
+        await asyncio.wait([waiting, behind], timeout=0.2)
+        assert not waiting.done()
+        assert not behind.done(), "it came later"
+        waiting.cancel()
+        assert len(await behind) == 4, "there was room for it all the time"
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_a_second_cancel_does_not_leave_the_room_taken(
-    is_open: bool, rings: Rings, model: Path, monkeypatch: pytest.MonkeyPatch
+    is_open: bool, ring: Coordinator, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes while the shards close the session: one that is read already, or that has just opened."""
-    async with small_ring(rings, model, [3, 4], 1000) as ring:
-        opened, closing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        open_, close = ShardClient.open_session, ShardClient.close_session
+    opened, closing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    open_, close = ShardClient.open_session, ShardClient.close_session
 
-        async def open_session(client: ShardClient, driver: str, order: SessionOrder) -> None:
-            await open_(client, driver, order)
-            if not opened.is_set():
-                opened.set()
-                if not is_open:
-                    await asyncio.Event().wait()
+    async def open_session(client: ShardClient, driver: str, order: SessionOrder) -> None:
+        await open_(client, driver, order)
+        if not opened.is_set():
+            opened.set()
+            if not is_open:
+                await asyncio.Event().wait()
 
-        async def close_session(
-            client: ShardClient, session: str, keep_as: str | None = None
-        ) -> KeptPrefix | None:
-            closing.set()
-            await go_on.wait()
-            return await close(client, session, keep_as)
+    async def close_session(
+        client: ShardClient, session: str, keep_as: str | None = None
+    ) -> KeptPrefix | None:
+        closing.set()
+        await go_on.wait()
+        return await close(client, session, keep_as)
 
-        monkeypatch.setattr(ShardClient, "open_session", open_session)
-        monkeypatch.setattr(ShardClient, "close_session", close_session)
-        reading = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
-        await opened.wait()
-        if is_open:
-            async with ring.subscribe() as events:
-                while not isinstance(await anext(events), LapMeasured):
-                    pass
-        reading.cancel()
-        await closing.wait()
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        short = asyncio.create_task(ring_tokens(ring, PROMPT, replace(LONG, max_tokens=700)))
-        go_on.set()
-        expected = reference_tokens(model, PROMPT, 700, CHUNK)
-        assert [token.token for token in await short] == expected
-
-
-async def test_an_unload_ends_the_wait(rings: Rings, model: Path) -> None:
-    async with small_ring(rings, model, [3, 4], 1000) as ring:
-        answer = ring.generate_from(PROMPT, LONG)
-        await anext(answer)
-        waiting = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
-        await asyncio.wait([waiting], timeout=0.2)
-        await ring.unload()
-        with pytest.raises(NotReady, match="unloaded"):
-            await waiting
-        with pytest.raises(NotReady, match="unloaded"):
-            async for _ in answer:
+    monkeypatch.setattr(ShardClient, "open_session", open_session)
+    monkeypatch.setattr(ShardClient, "close_session", close_session)
+    reading = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
+    await opened.wait()
+    if is_open:
+        async with ring.subscribe() as events:
+            while not isinstance(await anext(events), LapMeasured):
                 pass
+    reading.cancel()
+    await closing.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    short = asyncio.create_task(ring_tokens(ring, PROMPT, replace(LONG, max_tokens=700)))
+    go_on.set()
+    expected = reference_tokens(model, PROMPT, 700, CHUNK)
+    assert [token.token for token in await short] == expected
 
 
-async def test_room_that_others_use_is_told_at_once(rings: Rings, model: Path) -> None:
+async def test_an_unload_ends_the_wait(ring: Coordinator, model: Path) -> None:
+    answer = ring.generate_from(PROMPT, LONG)
+    await anext(answer)
+    waiting = asyncio.create_task(ring_tokens(ring, PROMPT, LONG))
+    await asyncio.wait([waiting], timeout=0.2)
+    await ring.unload()
+    with pytest.raises(NotReady, match="unloaded"):
+        await waiting
+    with pytest.raises(NotReady, match="unloaded"):
+        async for _ in answer:
+            pass
+
+
+async def test_room_that_others_use_is_told_at_once(ring: Coordinator, model: Path) -> None:
     """Another head's session is nothing to wait for here: 429, and again when it has gone."""
-    async with small_ring(rings, model, [3, 4], 1000) as ring, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         target, name = ring.peers[0].target, ring.peers[0].name
         channel = await stack.enter_async_context(open_channel(target, None))
         other, driver = ShardClient(name, channel), f"{DRIVER_PREFIX}other"

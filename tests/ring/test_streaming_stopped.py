@@ -24,8 +24,8 @@ from tests.tiny_models import write_large_random_model
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LAYERS = 16
-CHUNK = 2048
-LONG_PROMPT = tuple(7 + i % 250 for i in range(1500))  # one chunk, and its last token
+CHUNK = 512
+LONG_PROMPT = tuple(7 + i % 250 for i in range(500))  # one chunk, and its last token
 PROMPT = (5, 17, 42, 9, 100, 33, 7)
 SHORT = SamplingParams(max_tokens=4)
 NUM_BUFFERS = 2
@@ -157,17 +157,18 @@ async def test_a_head_that_is_killed(model: Path) -> None:
     async with AsyncExitStack() as stack:
         starting = [stack.enter_async_context(shard_process(name)) for name in ("stopped-1", "stopped-2")]
         shards = await asyncio.gather(*starting)
+        clients = [await stack.enter_async_context(shard.client()) for shard in shards]
         targets = tuple(shard.target for shard in shards)
         async with head_process(
             model, targets, LONG_PROMPT, ends=(12, 16), num_buffers=NUM_BUFFERS, chunk_tokens=CHUNK
         ) as head:
-            while not (begun := await shards[0].describe()).sessions:
+            while not (begun := await clients[0].describe()).sessions:
                 pass
-            while (await shards[0].describe()).read_bytes == begun.read_bytes:
+            while (await clients[0].describe()).read_bytes == begun.read_bytes:
                 pass
             head.kill()
-        while any([(await shard.describe()).sessions for shard in shards]):
+        while any([(await client.describe()).sessions for client in clients]):
             pass
         layer_bytes = parameter_bytes(open_model(model, "tiny").layers[0])
-        read_bytes = (await shards[0].describe()).read_bytes - begun.read_bytes
+        read_bytes = (await clients[0].describe()).read_bytes - begun.read_bytes
         assert read_bytes < begun.num_streamed * layer_bytes, "the chunk ran to its end"
