@@ -162,14 +162,18 @@ async def apart() -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def tiny(models: Path) -> Path:
+    return write_tiny_model("llama", models / "any-body")
+
+
 @settings(max_examples=scaled(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent=st.lists(requests(ROUTES | CLUSTER_ROUTES), min_size=1, max_size=BODIES_AT_ONCE))
 async def test_any_json_while_models_come_and_go(
-    sent: list[tuple[str, bytes]], apart: httpx2.AsyncClient, models: Path
+    sent: list[tuple[str, bytes]], apart: httpx2.AsyncClient, tiny: Path
 ) -> None:
-    directory = write_tiny_model("llama", models / "any-body")
     for route, body in sent:  # in turn, so that a failing case can be made smaller
-        told = body.replace(b'"TINY"', json.dumps(str(directory)).encode())
+        told = body.replace(b'"TINY"', json.dumps(str(tiny)).encode())
         await check(apart, route, told, MAY_BE_MISSING)
 
 

@@ -58,7 +58,7 @@ def content_of(line: str) -> str:
 
 
 async def test_while_a_prompt_is_read(ring: Coordinator) -> None:
-    text = "a prompt that takes its time " + "word " * 1500
+    text = "a prompt that takes its time " + "word " * 400
     async with (
         endpoint(ring, "127.0.0.1", 0, options=OFTEN) as served,
         httpx2.AsyncClient(base_url=served.url) as raw,

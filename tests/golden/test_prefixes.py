@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from dnet_core.types.generation import (
     TokenText,
 )
 from tests.conftest import Rings
-from tests.ring_tools import reference_tokens, ring_plan
+from tests.ring_tools import ring_plan, sample_tokens
 from tests.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -115,12 +114,6 @@ async def test_a_conversation_of_four_turns(
     assert len((await ring.statuses())[0].prefixes) == 1, "each turn takes the place of the one before"
 
 
-@cache
-def sample_tokens(directory: Path, prompt: tuple[int, ...], count: int) -> list[int]:
-    """What mlx-lm answers, reading everything."""
-    return reference_tokens(directory, prompt, count, CHUNK)
-
-
 @pytest.mark.parametrize("shards", [1, 2])
 async def test_the_sample_model_answers_the_same_with_and_without(shards: int, rings: Rings) -> None:
     directory = await resolve(SAMPLE_ID, lambda _done, _total: None)
@@ -128,15 +121,15 @@ async def test_the_sample_model_answers_the_same_with_and_without(shards: int, r
     await ring.load(SAMPLE_ID, ring_plan(SAMPLE_ID, ring.peers, [30] if shards == 1 else [12, 30]), CHUNK)
     messages: list[Message] = []
     cached = []
-    for question in ("Name a colour.", "Another one.", "Thanks!"):
+    for question in ("Name a colour.", "Another one."):
         messages.append(Message(Role.USER, question))
         prompt = ring.tokenizer.encode_chat(messages)
         got, done = await answer(ring, prompt, SamplingParams(max_tokens=6))
-        assert [t.token for t in got] == sample_tokens(directory, tuple(prompt), 6), question
+        assert [t.token for t in got] == sample_tokens(directory, tuple(prompt), 6, CHUNK), question
         messages.append(Message(Role.ASSISTANT, "".join(t.text for t in got)))
         cached.append(done.cached_tokens / done.prompt_tokens)
     assert cached[0] == 0.0
-    assert min(cached[1:]) > 0.6
+    assert cached[1] > 0.6
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -44,11 +44,11 @@ async def test_every_split_and_residency(split: str, rings: Rings, models: Path)
     shards, rounds, ends = SPLITS[split]
     ring = await rings(shards)
     for what, streamed in STREAMED.items():
-        for num_buffers in (1, 2, 8):
-            plan = ring_plan(model, ring.peers, ends, rounds, streamed, num_buffers)
+        plans = [ring_plan(model, ring.peers, ends, rounds, streamed, buffers) for buffers in (1, 2, 8)]
+        for plan in dict.fromkeys(plans):  # no shard has more buffers than layers
             await ring.load(str(model), plan, CHUNK_TOKENS)
             answer = await ring_tokens(ring, PROMPT, SamplingParams(max_tokens=ANSWER_TOKENS))
-            assert [t.token for t in answer] == expected, f"{what} streamed, {num_buffers} buffers"
+            assert [t.token for t in answer] == expected, f"{what} streamed: {plan}"
 
 
 ARCHITECTURES = (

@@ -118,7 +118,7 @@ async def test_the_endpoint_serves_beside_the_chat() -> None:
         await desk.pilot.pause()
         assert "last error 400" in desk.text().splitlines()[0]
 
-        body: dict[str, object] = {"messages": messages, "max_tokens": 48}
+        body: dict[str, object] = {"messages": messages, "max_tokens": 24}
         three = [ask_over_http(on.url, "/chat/completions", body) for _ in range(3)]
         told = sorted([status for status, _ in await asyncio.gather(*three)])
         assert told == [200, 200, 429], "one at once, one waits, as was wished for"
