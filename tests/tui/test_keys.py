@@ -208,30 +208,24 @@ async def test_help_groups_the_keys_of_all_screens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 16), (40, 10)])
-@pytest.mark.parametrize("name", SCREENS)
-async def test_no_key_is_cut_off(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+async def test_no_key_is_cut_off_and_a_click_on_the_last_one_leaves_the_screen(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
     async with desk_with(tmp_path, size) as desk:
-        await open_screen(desk, name)
-        bar = desk.app.screen.query_one(KeyBar)
-        region = bar.content_region
-        assert bar.hints, "there is something to do"
-        assert desk.app.screen.region.contains_region(region)
-        lines = desk.text().splitlines()[region.y : region.bottom]
-        shown = " ".join(line[region.x : region.right].strip() for line in lines)
-        for hint in bar.hints:
-            assert f"{keys_text(desk.app.first_key(hint.id))} {hint.does}" in shown
-        assert "…" not in shown
-
-
-@pytest.mark.parametrize("name", SCREENS)
-async def test_a_click_on_a_key_does_what_the_key_does(name: str, tmp_path: Path) -> None:
-    """Here the last one, which leaves the screen."""
-    async with desk_with(tmp_path) as desk:
-        await open_screen(desk, name)
-        bar = desk.app.screen.query_one(KeyBar)
-        last = bar._placed(bar.size.width)[-1]
-        await desk.pilot.click(bar, offset=(last.x, last.y + bar.styles.padding.top))
-        await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
+        for name in SCREENS:
+            await open_screen(desk, name)
+            bar = desk.app.screen.query_one(KeyBar)
+            region = bar.content_region
+            assert bar.hints, f"{name}: there is something to do"
+            assert desk.app.screen.region.contains_region(region), name
+            lines = desk.text().splitlines()[region.y : region.bottom]
+            shown = " ".join(line[region.x : region.right].strip() for line in lines)
+            for hint in bar.hints:
+                assert f"{keys_text(desk.app.first_key(hint.id))} {hint.does}" in shown, name
+            assert "…" not in shown, name
+            last = bar._placed(bar.size.width)[-1]
+            await desk.pilot.click(bar, offset=(last.x, last.y + bar.styles.padding.top))
+            await desk.until(lambda: not isinstance(desk.app.screen, ModalScreen))
 
 
 @pytest.mark.parametrize(
