@@ -130,5 +130,13 @@ def local_process(coordinator: Coordinator, name: str) -> psutil.Process:
     """The process of the coordinator's own shard `name`, found by its socket file."""
     (peer,) = (peer for peer in coordinator.peers if peer.name == name)
     socket = peer.addresses[0].host.removeprefix(UNIX)
-    (found,) = (child for child in psutil.Process().children() if socket in child.cmdline())
+    (found,) = (child for child in psutil.Process().children() if _is_told(child, socket))
     return found
+
+
+def _is_told(process: psutil.Process, word: str) -> bool:
+    """Whether `word` is on its command line; one that was killed just now has none."""
+    try:
+        return word in process.cmdline()
+    except psutil.ZombieProcess:
+        return False
