@@ -57,7 +57,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROMPT = (5, 17, 42, 9, 100, 33, 7, 11, 60, 8)
 LONG_PROMPT = tuple(7 + i % 250 for i in range(600))
 NO_EOS = ((make_tokenizer().token_to_id(EOS), -100.0),)
-GREEDY = SamplingParams(max_tokens=300, logit_bias=NO_EOS)
+GREEDY = SamplingParams(max_tokens=150, logit_bias=NO_EOS)
 """Long enough not to end by itself before the shard does."""
 SEEDED = replace(
     GREEDY,
