@@ -255,7 +255,9 @@ def until_file(path: Path, text: str) -> None:
         time.sleep(0.05)
 
 
-def test_after_a_kill_the_chat_is_there_and_said_to_be(tmp_path: Path) -> None:
+def test_after_a_kill_the_chat_is_there_and_said_to_be(home: Path, tmp_path: Path) -> None:
+    (home / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache").symlink_to(home / "cache")  # the model, and how fast this machine is
     terminal = Terminal(tmp_path, 80, 24)
     try:
         start(terminal)
