@@ -19,6 +19,8 @@ def leave_out_texts() -> None:
     spec = importlib.util.find_spec("mlx_lm")
     assert spec is not None, "mlx-lm is a dependency"
     package = importlib.util.module_from_spec(spec)  # not executed
-    texts = ModuleType("mlx_lm.tokenizer_utils", "What mlx_lm.utils imports for what a shard never asks of it.")
+    texts = ModuleType(
+        "mlx_lm.tokenizer_utils", "What mlx_lm.utils imports for what a shard never asks of it."
+    )
     texts.__dict__.update(TokenizerWrapper=None, load=None)
     sys.modules |= {package.__name__: package, texts.__name__: texts}
