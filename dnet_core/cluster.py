@@ -22,7 +22,7 @@ from dnet_core.discover.local import LocalOptions, LocalShard, local_shard
 from dnet_core.discover.peers import Discovery, PeerSeen, PeerVanished
 from dnet_core.discover.sightings import Membership
 from dnet_core.discover.thunderbolt import hop_addresses
-from dnet_core.errors import DnetError, NotReady, PeerLost, StartError
+from dnet_core.errors import DnetError, NotReady, PeerAbsent, PeerLost, StartError
 from dnet_core.events import Event, MeasurementProgressed, PeerJoined, PeerLeft
 from dnet_core.profile.device import profile_from_json
 from dnet_core.profile.links import best_links
@@ -107,9 +107,9 @@ class Cluster:
         )
 
     def peer(self, name: str) -> Peer:
-        """Raises NotReady when it is not there."""
+        """Raises PeerAbsent when it is not there."""
         if name not in self._peers:
-            raise NotReady(f"'{name}' is not there: known devices are {', '.join(self._peers) or 'none'}")
+            raise PeerAbsent(name, tuple(self._peers))
         return self._peers[name]
 
     def target(self, source: Peer, target: Peer) -> str:

@@ -8,6 +8,7 @@ DnetError
     NoRoom            the memory for it is in use now; it may be asked again
     GrammarError      a grammar, JSON schema or regular expression that is invalid or too complex
   NotReady            no model is loaded, or one is being loaded
+    PeerAbsent        a device that is asked for is not there
   InfeasiblePlan      the model does not fit, with what is missing per device
   LoadError           missing or corrupt files, disk full
   ProfileError        a measurement of a device or link failed
@@ -71,6 +72,12 @@ class NoRoom(RequestError):
 
 class NotReady(DnetError):
     """No model is loaded (yet)."""
+
+
+class PeerAbsent(NotReady):
+    def __init__(self, peer: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"'{peer}' is not there: known devices are {', '.join(known) or 'none'}")
+        self.peer = peer
 
 
 class InfeasiblePlan(DnetError):

@@ -15,7 +15,14 @@ from dataclasses import dataclass, replace
 from dnet_core import planning
 from dnet_core.chunks import serving
 from dnet_core.cluster import Cluster
-from dnet_core.errors import DeadlineExceeded, DnetError, InfeasiblePlan, PeerLost, PeerReturned
+from dnet_core.errors import (
+    DeadlineExceeded,
+    DnetError,
+    InfeasiblePlan,
+    PeerAbsent,
+    PeerLost,
+    PeerReturned,
+)
 from dnet_core.events import DevicesMeasured, LoadStarted, RecoveryStarted, RingLost
 from dnet_core.generate.driver import OnLost
 from dnet_core.loading import Emit, Ring, open_ring, reload_shards, unload_shards
@@ -77,16 +84,15 @@ class Recovery:
                 facts = None
             try:
                 prepared = await self._plan(peers, facts, wishes)
+                facts = facts or prepared
+                solved_s = time.monotonic()
+                prepared = self._keep(prepared)
+                ring = await self._load(prepared)
             except InfeasiblePlan as error:
                 summary = f"{self._old.driver.end}; on the others {str(error).splitlines()[0]}"
                 raise InfeasiblePlan(summary, error.reasons, error.missing_bytes, error.advice) from error
-            facts = facts or prepared
-            solved_s = time.monotonic()
-            prepared = self._keep(prepared)
-            try:
-                ring = await self._load(prepared)
-            except (PeerLost, DeadlineExceeded) as error:
-                if error.peer not in (a.peer for a in prepared.solution.plan.assignments):
+            except (PeerLost, PeerAbsent, DeadlineExceeded) as error:
+                if error.peer not in (peer.name for peer in peers):
                     raise  # nothing would change
                 self._leave_out(error.peer, error)
                 continue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from llguidance import LLMatcher
 
+from dnet_core import planning
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.discover.static import parse_target
@@ -46,7 +48,7 @@ from dnet_core.types.generation import (
     SamplingParams,
     TokenText,
 )
-from dnet_core.types.ring import split_evenly
+from dnet_core.types.ring import RingPlan, split_evenly
 from tests.ring.processes import local_process, shard_process
 from tests.ring.sampling_reference import reference_answer
 from tests.ring_tools import until_idle
@@ -270,6 +272,30 @@ async def test_a_second_shard_is_lost_while_the_ring_is_made_anew(ring: Coordina
     assert left.peer not in (first, second)
     lost = [event.peer for event in listener.told if isinstance(event, RingLost)]
     assert lost == [first, second]
+    assert reader.tokens == expected(model, PROMPT, GREEDY)
+    await check_whole(ring, model)
+
+
+async def test_a_second_shard_has_ended_before_the_plan_that_counts_on_it_is_made(
+    ring: Coordinator, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, plan_on = threading.Event(), planning.plan_on
+
+    def slow(prepared: Prepared, names: Collection[str], plan: RingPlan) -> Prepared:
+        go_on.wait()
+        return plan_on(prepared, names, plan)
+
+    monkeypatch.setattr(planning, "plan_on", slow)
+    reader = Reader()
+    async with asyncio.TaskGroup() as tasks, listening(ring) as listener:
+        tasks.create_task(reader.read(ring, PROMPT, GREEDY))
+        await reader.until(TokenText, 3)
+        kill(ring, 1)
+        await listener.until(RecoveryStarted)
+        second = kill(ring, -1)
+        while second in [peer.name for peer in ring.peers]:
+            await listener.until(PeerLeft)
+        go_on.set()
     assert reader.tokens == expected(model, PROMPT, GREEDY)
     await check_whole(ring, model)
 
