@@ -11,6 +11,7 @@ import pytest
 import pytest_textual_snapshot  # type: ignore[import-untyped]
 from textual.pilot import Pilot
 
+from dnet_core.demo import worlds
 from dnet_tui.app import DnetApp
 from dnet_tui.chat import ChatSettings, Turn
 from dnet_tui.pace import Timing
@@ -29,6 +30,12 @@ MODEL = "smollm2-135m-instruct"
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_THEME", "SSH_CONNECTION", "SSH_TTY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated loads tell how far they are once in a second of theirs: drawing that is most of the work."""
+    monkeypatch.setattr(worlds, "_LOAD_STEP_S", 1.0)
 
 
 def still(gate: Gate) -> Timing:
