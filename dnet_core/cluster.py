@@ -166,17 +166,20 @@ class Cluster:
         def tell(num_done: int) -> None:
             self._emit(MeasurementProgressed("devices", num_done, len(peers)))
 
-        async def measure_counted(peer: Peer) -> DeviceProfile:
+        async def result_of(peer: Peer) -> DeviceProfile | DnetError:
+            result: DeviceProfile | DnetError
             try:
-                return await measure(peer)
-            finally:
-                tell(next(counted))
+                result = await measure(peer)
+            except DnetError as error:
+                result = error
+            tell(next(counted))
+            return result
 
         profiles: list[DeviceProfile] = []
         failed: dict[str, DnetError] = {}
         async with self._measuring:
             tell(0)
-            results = await asyncio.gather(*map(measure_counted, peers), return_exceptions=True)
+            results = await asyncio.gather(*map(result_of, peers), return_exceptions=True)
         for peer, result in zip(peers, results, strict=True):
             match result:
                 case DeviceProfile():
@@ -228,20 +231,19 @@ class Cluster:
                 *(self._measure_pair(a, b) for a, b in batch), return_exceptions=True
             )
             for (a, b), links in zip(batch, found, strict=True):
-                if isinstance(links, BaseException):  # now that all have ended
+                if isinstance(links, PeerLost):  # no way from here, for now
+                    log.info("no link %s -> %s: %s", a.name, b.name, links)
+                elif isinstance(links, BaseException):  # now that all have ended
                     raise links
-                self._links[a.name, b.name] = links
+                elif {a, b} <= set(self.peers):  # else it says what was
+                    self._links[a.name, b.name] = links
             missing = [pair for pair in missing if pair not in batch]
 
     async def _measure_pair(self, source: Peer, target: Peer) -> tuple[LinkProfile, ...]:
-        try:
-            addresses = self._addresses(source, target)
-        except PeerLost as error:
-            log.info("no link %s -> %s: %s", source.name, target.name, error)
-            return ()
+        """Raises PeerLost when no way leads from here to `source`, PeerAbsent when it is not there."""
         found = []
         async with self.client(source.name) as shard:
-            for target_text, medium in addresses:
+            for target_text, medium in self._addresses(source, target):
                 try:
                     found.append(await shard.measure_link(Hop(target.name, target_text), medium))
                 except DnetError as error:  # an address that does not work is no link

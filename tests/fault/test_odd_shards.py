@@ -6,15 +6,20 @@ import asyncio
 from dataclasses import replace
 from typing import cast
 
+import pytest
+
 from dnet_core.cluster_options import ClusterOptions
 from dnet_core.coordinator import Coordinator
 from dnet_core.discover.static import parse_target
+from dnet_core.errors import PeerAbsent
+from dnet_core.events import PeerLeft
 from dnet_core.transport import tls
 from dnet_core.transport.control import ShardService, ShardStatus
 from dnet_core.transport.grpc_server import Endpoints, serve
 from dnet_core.transport.tls import ClusterKey
 from dnet_core.types.devices import Medium, PeerAddress, PeerSource
 from tests.fault.test_namesakes import free_port, joined
+from tests.ring.processes import local_process
 
 STATUS = ShardStatus(
     id="1", name="odd", version="9", protocol_version=1, cluster="default", grpc_port=1, http_port=70_000,
@@ -64,3 +69,20 @@ async def test_a_device_that_no_way_leads_to_has_no_links_and_costs_the_others_n
             (here[0].name, here[1].name),
             (here[1].name, here[0].name),
         }
+        ring._cluster._peers["away"] = local = replace(here[0], name="away")
+        assert {here[0].name, "away"} in [
+            {link.source, link.target} for link in await ring._cluster.links((here[0], local))
+        ], "that no way led to it was of that moment"
+
+
+async def test_nothing_is_kept_of_links_to_a_device_that_left_meanwhile() -> None:
+    async with asyncio.timeout(60), Coordinator(ClusterOptions(local_shards=2)) as ring:
+        await ring.wait_for_local_shards()
+        (here, gone) = ring.peers
+        async with ring.subscribe() as events:
+            local_process(ring, gone.name).kill()
+            while not isinstance(await anext(events), PeerLeft):
+                pass
+        with pytest.raises(PeerAbsent):
+            await ring._cluster.links((here, gone))
+        assert ring._cluster._links == {}
