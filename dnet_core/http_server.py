@@ -91,3 +91,5 @@ async def serve(app: ASGIApp, listener: socket.socket) -> AsyncIterator[int]:
             server.should_exit = True
             await asyncio.wait([serving], timeout=2 * GRACE_S)
             listener.close()
+            for connection in tuple(server.server_state.connections):  # of clients that do not read
+                connection.transport.abort()
