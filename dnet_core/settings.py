@@ -118,6 +118,7 @@ class Timeouts:
     unload_s: float = 30.0
     driver_gone_s: float = 2.0  # a head closes its streams before it loads anew: they may end a moment later
     profile_s: float = 60.0
+    warm_up_s: float = 20.0  # the first import of what models need, on a slow disk
     measure_link_s: float = 30.0
     load_silence_s: float = 120.0  # between two progress reports of a load
     lap_s: float = 120.0  # between two signs of life of a session

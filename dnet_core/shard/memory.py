@@ -20,7 +20,7 @@ from dnet_core.memory_option import MemoryLimit
 from dnet_core.profile.device import HostFacts, memory_budget_bytes
 from dnet_core.profile.mlx_facts import mlx_facts
 
-if TYPE_CHECKING:  # it imports mlx-lm, which takes seconds
+if TYPE_CHECKING:  # it imports mlx-lm, which takes its time
     from dnet_core.slices.kv import CacheSize
 
 

@@ -47,7 +47,7 @@ from dnet_core.transport.grpc_link import OUTBOX_FRAMES, RingLink, open_channel,
 from dnet_core.types.devices import Medium
 from dnet_core.types.profiles import DeviceProfile, LinkProfile, ProfileRequest
 
-if TYPE_CHECKING:  # they import mlx-lm, which takes seconds: see `warm_up`
+if TYPE_CHECKING:  # they import mlx-lm, which takes its time: see `warm_up`
     from dnet_core.shard.runtime import NextFrame
     from dnet_core.shard.slot import Loaded, ModelSlot
 
@@ -73,6 +73,7 @@ class ShardServer:
         self._tasks = TaskScope()
         self._loop = asyncio.get_running_loop()
         self._changing = asyncio.Lock()
+        self._is_warm = False
         self._slot: ModelSlot | None = None  # None until something is to be loaded
         self._opening: set[str] = set()  # sessions whose grammar is being compiled
         self._outboxes: dict[str, asyncio.Queue[DriverFrame]] = {}
@@ -113,7 +114,9 @@ class ShardServer:
 
     async def warm_up(self) -> None:
         """Import what models need, so that the first load need not; meanwhile this shard answers."""
-        await self._thread.call(_model_slot)
+        if not self._is_warm:
+            await self._thread.call(_model_slot)
+            self._is_warm = True
 
     # ---- control ----
 
@@ -338,7 +341,7 @@ class ShardServer:
 
 
 def _model_slot() -> type[ModelSlot]:
-    """For the compute thread: mlx-lm takes seconds to import, and the event loop has to answer."""
+    """For the compute thread: mlx-lm takes its time to import, and the event loop has to answer."""
     from dnet_core.shard.slot import ModelSlot  # noqa: PLC0415
 
     return ModelSlot

@@ -93,7 +93,7 @@ class ShardClient:
     async def echo(self) -> AsyncIterator[Callable[[int], Awaitable[float]]]:
         """One stream; each trip sends so many bytes and waits for the empty answer.
 
-        Yields when the shard has warmed up; how long that may take is for the caller to say.
+        Yields when the shard has warmed up. The deadline of a trip is the caller's.
         """
         call = self._stub.Echo()
 
@@ -108,14 +108,17 @@ class ShardClient:
             return time.perf_counter() - begun
 
         try:
+            what, wait_s = "answer", TIMEOUTS.connect_s
             try:
-                async with asyncio.timeout(TIMEOUTS.connect_s):
+                async with asyncio.timeout(wait_s):
                     await call.wait_for_connection()
+                what, wait_s = "warm up", TIMEOUTS.warm_up_s
+                async with asyncio.timeout(wait_s):
+                    await round_trip(0)
             except TimeoutError:
-                raise DeadlineExceeded(self.peer, "answer", TIMEOUTS.connect_s) from None
+                raise DeadlineExceeded(self.peer, what, wait_s) from None
             except grpc.aio.AioRpcError as error:
                 raise from_rpc(error, self.peer) from None
-            await round_trip(0)
             yield round_trip
         finally:
             call.cancel()
