@@ -77,7 +77,10 @@ class PlanStarted:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementProgressed:
-    """`num_done` of the `num_total` devices, or of the links between them, have been measured."""
+    """`num_done` of the `num_total` devices, or of the links between them, are measured or cannot be.
+
+    Machines are measured at once, shards of one machine and links that meet in turn.
+    """
 
     subject: Literal["devices", "links"]
     num_done: int

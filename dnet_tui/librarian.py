@@ -58,22 +58,16 @@ class ModelLibrarian:
         self._load = load
         self._pause_s = pause_s
         self._is_open = False
-        self._awaits_load = False
-        self._is_loading = False
+        self._is_placing = False
         self._to_load: str | None = None  # once it is fetched
         self._devices: frozenset[str] = frozenset()
         self.catalogue = Catalogue()
 
     # --- what the app tells -----------------------------------------------------------------------------
 
-    def open(self, *, awaits_load: bool = False) -> None:
-        """The picker is shown: read what is here, and see what fits.
-
-        With `awaits_load` once the model that is on its way has been loaded: devices are not measured twice,
-        nor beside what is being done for it.
-        """
+    def open(self) -> None:
+        """The picker is shown: read what is here, and see what fits."""
         self._is_open = True
-        self._awaits_load = awaits_load
         self._start(self._read, "models-here")
 
     def close(self) -> None:
@@ -94,11 +88,12 @@ class ModelLibrarian:
         local: tuple[str, ...],
         remote: tuple[str, ...],
         *,
-        is_loading: bool,
+        is_placing: bool,
     ) -> None:
         """The loaded model, the downloads, the devices that are here: of this machine and others.
 
-        `is_loading`: a model is on its way, be it measured for, placed, fetched or read.
+        `is_placing`: devices are being measured for a model, or will be at once. What fits is seen then, from
+        the same figures: no device is measured twice, nor by two at once.
         """
         devices = frozenset((*local, *remote))
         ended = set(self.catalogue.transfers) - set(transfers)
@@ -106,15 +101,15 @@ class ModelLibrarian:
         if moved:
             self._devices = devices
             self._set(replace(self.catalogue, fits={}, local=local, remote=remote))
-        settled = self._is_loading and not is_loading
-        self._is_loading = is_loading
-        if settled:  # its plan knows the devices better; those that were busy can say now what they would do
-            self._awaits_load = False
+        is_placed = self._is_placing and not is_placing
+        self._is_placing = is_placing
+        if is_placed:  # its plan knows the devices better
             self._set(replace(self.catalogue, fits={}))
-        if loaded != self.catalogue.loaded or transfers != self.catalogue.transfers:
+        is_other = loaded != self.catalogue.loaded
+        if is_other or transfers != self.catalogue.transfers:
             self._set(replace(self.catalogue, loaded=loaded, transfers=transfers))
-        if self._is_open and (ended or moved or settled):
-            self.open(awaits_load=self._awaits_load)
+        if self._is_open and (ended or moved or is_placed or is_other):
+            self.open()
 
     def _set(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -192,7 +187,7 @@ class ModelLibrarian:
         known = await library.well_known()
         self._set(replace(self.catalogue, here=here, well_known=known, room=room))
         self._start(self._ask_others, "models-elsewhere")
-        if self._waits:
+        if self._is_placing:
             self._set(replace(self.catalogue, is_measuring=True))
         else:
             self._start(self._fit_all, "models-fit")
@@ -201,10 +196,6 @@ class ModelLibrarian:
         library = self._library()
         if library is not None:
             self._set(replace(self.catalogue, elsewhere=await library.elsewhere()))
-
-    @property
-    def _waits(self) -> bool:
-        return self._awaits_load and self._is_loading
 
     async def _fit_all(self) -> None:
         """See what every model does whose headers are here; small ones first."""
@@ -222,7 +213,7 @@ class ModelLibrarian:
         try:
             fit = await library.fit(model)
         except NotReady as error:
-            if self.catalogue.loaded is None:  # busy loading one: `tell` asks again when it is loaded
+            if self.catalogue.loaded is None:  # busy with one: `tell` asks again
                 self._set(replace(self.catalogue, is_measuring=True))
                 return
             fit = Unknown(str(error))
@@ -234,7 +225,7 @@ class ModelLibrarian:
     async def _look_at(self, model: str) -> None:
         if model not in self.catalogue.fits:
             await asyncio.sleep(self._pause_s)
-            if not self._waits:
+            if not self._is_placing:
                 await self._fit(model)
 
     async def _search(self, words: str) -> None:

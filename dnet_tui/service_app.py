@@ -38,7 +38,7 @@ from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, arr
 from dnet_tui.widgets.model_list import ModelList
 from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.wishes import EndpointWish
-from dnet_tui.work import Work
+from dnet_tui.work import Step, Work
 
 SERVICE_BINDINGS: list[BindingType] = [
     Binding("ctrl+o", "models", "Model", id="model.pick",
@@ -130,7 +130,7 @@ class ServiceApp(PersonalApp):
         if self._top(ModelPicker) is None:
             picker = ModelPicker(self._librarian, self._librarian.catalogue, intro)
             self.push_screen(picker, self._close_models)
-            self._librarian.open(awaits_load=bool(intro))
+            self._librarian.open()
 
     def _close_models(self, question: str | None) -> None:
         self._librarian.close()
@@ -152,8 +152,9 @@ class ServiceApp(PersonalApp):
         remote = tuple(peer.name for peer in here if peer.source is not PeerSource.LOCAL)
         loaded = view.plan.model if isinstance(view.model, Ready) and view.plan is not None else None
         self._librarian.tell_arrival(arrival_of(view, self.work_in_hand))
-        is_loading = isinstance(view.model, Preparing | Fetching | Loading)
-        self._librarian.tell(loaded, self.work_in_hand.downloads, local, remote, is_loading=is_loading)
+        on_its_way = isinstance(view.model, Preparing | Fetching | Loading)
+        is_placing = on_its_way and self.work_in_hand.step not in (Step.FETCHING, Step.LOADING)
+        self._librarian.tell(loaded, self.work_in_hand.downloads, local, remote, is_placing=is_placing)
 
     def tick_picker(self) -> None:
         """Time has passed: a transfer may have stalled."""

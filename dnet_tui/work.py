@@ -91,7 +91,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How many of the devices, or of the links between them, have been measured since `since_s`."""
+    """How many of the devices, or of the links between them, are done with since `since_s`."""
 
     subject: str
     num_done: int
@@ -100,9 +100,9 @@ class Measurement:
     told_s: float
 
     def text(self, now_s: float) -> str:
-        """`links 12/56 · 9 s left`, at the pace so far; before the first one, the time it takes already."""
+        """`links 12/56 · 9 s left`, at the pace so far; of devices, measured at once, the time taken."""
         text = f"{self.subject} {self.num_done}/{self.num_total}"
-        if not self.num_done:
+        if self.subject == "devices" or not self.num_done:
             taken_s = now_s - self.since_s
             return f"{text} · {taken_s:.0f} s" if taken_s >= 1 else text
         each_s = (self.told_s - self.since_s) / self.num_done
@@ -164,7 +164,7 @@ def work_on(work: Work, event: Event, now_s: float) -> Work:
             return work.at(Step.PROFILING, now_s)
         case MeasurementProgressed(subject, num_done, num_total) if work.step is Step.PROFILING:
             before = work.measurement
-            since_s = before.since_s if before is not None and before.subject == subject else now_s
+            since_s = before.since_s if before is not None and num_done else now_s
             return replace(work, measurement=Measurement(subject, num_done, num_total, since_s, now_s))
         case DevicesMeasured():
             return work.at(Step.SOLVING, now_s)

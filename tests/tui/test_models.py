@@ -17,7 +17,7 @@ from textual.widgets import Input, Static
 from dnet_core.demo.cluster import DemoCluster
 from dnet_core.demo.worlds import Macs
 from dnet_core.errors import LoadError, NotReady
-from dnet_core.events import STOPPED, DownloadEnded, FetchProgressed, LoadProgressed
+from dnet_core.events import STOPPED, DownloadEnded, Event, FetchProgressed, LoadProgressed
 from dnet_core.types.models import Fits, ModelEntry, ModelFit, ModelOrigin, Room, TooBig
 from dnet_tui.app import DnetApp
 from dnet_tui.catalogue import Catalogue, Row, fit_text, state_text
@@ -547,16 +547,22 @@ async def test_what_busy_devices_could_not_say_is_asked_again_when_they_are_read
             refused.append(model)
             raise NotReady("it is loading a model")
 
+        def held(event: Event) -> None:
+            tell(event)
+            if isinstance(event, LoadProgressed):
+                desk.sand.flows.clear()
+
         desk.demo.library.fit = busy  # type: ignore[method-assign]
-        desk.sand.flows.clear()
+        tell, desk.demo.tell = desk.demo.tell, held  # type: ignore[method-assign]
         desk.app.load_model(QWEN_8B)
-        await desk.until(lambda: desk.demo.is_changing)
+        await desk.until(lambda: isinstance(desk.app.view.model, Loading))
         await desk.pilot.press("ctrl+o")
         await desk.until(lambda: len(set(refused)) == 11)
         await desk.pilot.pause()
         assert "measuring the devices …" in desk.text()
         assert "not known" not in desk.text()
         desk.demo.library.fit = fit  # type: ignore[method-assign]
+        desk.demo.tell = tell  # type: ignore[method-assign]
         desk.sand.flows.set()
         await desk.until(lambda: len(desk.picker.catalogue.fits) == 11)
         await desk.pilot.pause()

@@ -90,6 +90,10 @@ async def test_the_first_start_offers_models_while_the_sample_can_be_asked() -> 
         await desk.pilot.pause(0.05)
         assert asked == [], "devices are not measured beside the load, whatever is highlighted"
         assert "models-fit" not in {worker.group for worker in desk.app.workers}
+        await desk.pilot.press("escape", "ctrl+o")
+        await desk.until(lambda: "measuring the devices" in desk.text())
+        await desk.pilot.pause(0.05)
+        assert asked == [], "nor when the picker is opened once more"
         await desk.load()
         await desk.until(lambda: desk.app.screen.catalogue.fits)
         await desk.pilot.press("escape")

@@ -193,11 +193,17 @@ def test_measuring_tells_the_time_it_takes_then_the_time_left() -> None:
     assert work.measurement.text(13.0) == "devices 0/4 · 3 s"
     work = work_on(work, MeasurementProgressed("devices", 2, 4), 14.0)
     assert work.measurement is not None
-    assert work.measurement.text(14.0) == "devices 2/4 · 4 s left"
-    assert work.measurement.text(19.0) == "devices 2/4", "it takes longer than the others did"
+    assert work.measurement.text(15.0) == "devices 2/4 · 5 s", "they are measured at once: nothing is known"
     work = work_on(work, MeasurementProgressed("links", 0, 12), 20.0)
     assert work.measurement is not None
     assert work.measurement.text(20.0) == "links 0/12"
+    work = work_on(work, MeasurementProgressed("links", 6, 12), 26.0)
+    assert work.measurement is not None
+    assert work.measurement.text(26.0) == "links 6/12 · 6 s left"
+    assert work.measurement.text(33.0) == "links 6/12", "it takes longer than the others did"
+    work = work_on(work, MeasurementProgressed("links", 0, 2), 40.0)
+    assert work.measurement is not None
+    assert work.measurement.text(42.0) == "links 0/2 · 2 s", "somebody else measures, from the start"
     assert work_on(Work(), MeasurementProgressed("links", 1, 12), 1.0) == Work(), "for the picker alone"
 
 
