@@ -52,7 +52,8 @@ def search(words: str) -> list[dict[str, Any]]:
 
 def _found(words: str) -> Iterable[ModelInfo]:
     hub = HfApi()
-    # A search is tried again for half a minute; that nobody is there is said at once.
+    # A search is tried again for half a minute. That nobody is there is said at once, that nobody answers
+    # after as long as the hub may take for the facts of a file (10 s, or what HF_HUB_ETAG_TIMEOUT says).
     get_session().head(hub.endpoint, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     return hub.list_models(
         search=words,
