@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
-from textual.keys import format_key
+from textual.keys import REPLACED_KEYS, format_key, key_to_character
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
 
@@ -28,7 +28,7 @@ class Owner:
     scope: str
     kind: type[DOMNode]
     is_over: bool = False
-    is_written_in: bool = False  # its keys with priority go before the text that is typed there
+    is_written_in: bool = False  # text is typed there
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Key:
     keys: str
     fixed: bool = False  # a key that this program cannot change
     is_over: bool = False  # as of its owner
-    is_typed: bool = False  # held where text is typed, before the text: a letter cannot be one of these
+    is_typed: bool = False  # held where text is typed: a letter cannot be one of these
     goes_first: bool = False  # over all screens, whatever is open
 
 
@@ -52,18 +52,20 @@ def own_bindings(kind: type[DOMNode]) -> Iterator[Binding]:
             yield binding
 
 
-_IN_PROMPT, _IN_LINE = (
-    frozenset(key.strip() for binding in own_bindings(kind) for key in binding.key.split(","))
-    for kind in (TextArea, Input)
-)
-"""Keys that move and edit where text is typed, where nothing else hears them."""
-_AROUND = frozenset({"tab", "shift+tab"})
+def _keys_of(kind: type[DOMNode]) -> frozenset[str]:
+    return frozenset(key.strip() for binding in own_bindings(kind) for key in binding.key.split(","))
+
+
+_IN_PROMPT = _keys_of(TextArea)
+"""Keys that move and edit in the prompt, where nothing else hears them."""
+_IN_LINE = _keys_of(Input)
+"""The same in a line to write."""
 
 
 def key_of(binding: Binding, owner: Owner) -> Key:
     assert binding.id is not None, "every binding has an id"
     title = binding.tooltip or binding.description
-    is_typed = owner.scope == EVERYWHERE or (owner.is_written_in and binding.priority)
+    is_typed = owner.scope == EVERYWHERE or owner.is_written_in
     goes_first = owner.scope == EVERYWHERE and binding.priority
     return Key(
         binding.id, owner.scope, title, binding.key,
@@ -119,18 +121,19 @@ def keys_text(keys: str) -> str:
 
 def clash(all_keys: Iterable[Key], changed: Mapping[str, str], of: Key, new: str) -> str | None:
     """Why `new` cannot be the key of `of`; None: it can."""
-    if of.is_typed and new not in of.keys.split(","):
-        in_prompt = of.scope == EVERYWHERE
-        if new == "space" or (len(format_key(new)) == 1 and "+" not in new):
-            where = "into the prompt" if in_prompt else of.scope
+    is_own = new in of.keys.split(",")
+    if of.is_typed and not is_own:
+        where = "in the prompt" if of.scope == EVERYWHERE else of.scope
+        typed = key_to_character(REPLACED_KEYS.get(new, new))
+        if typed is not None and typed.isprintable():
             return f"{format_key(new)} is typed {where}: take one with ctrl, or an F key"
-        if new in (_IN_PROMPT | _AROUND if in_prompt else _IN_LINE):
-            where = "in the prompt" if in_prompt else of.scope
+        if new in (_IN_LINE if of.is_over else _IN_PROMPT):
             return f"{keys_text(new)} moves or edits {where}: take another"
     for other in all_keys:
         if other.id == of.id:
             continue
-        apart = other.is_over or of.is_over
+        as_they_come = is_own and new in other.keys.split(",")  # then the part with the focus acts
+        apart = other.is_over or of.is_over or as_they_come
         shares = other.scope == of.scope or (not apart and EVERYWHERE in (other.scope, of.scope))
         if (shares or other.goes_first or of.goes_first) and new in keys_now(other, changed).split(","):
             return f"{keys_text(new)} is taken: {other.title}"

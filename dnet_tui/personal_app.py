@@ -119,7 +119,7 @@ class PersonalApp(App[None], inherit_bindings=False):
     def key_owners(self) -> Iterable[Owner]:
         """The parts of the screen with keys of their own, each with what people call it."""
         yield Owner(EVERYWHERE, PersonalApp)
-        yield Owner("in the prompt", Prompt)
+        yield Owner("in the prompt", Prompt, is_written_in=True)
         yield Owner("in the chat (tab goes there)", ChatLog)
         yield Owner("in the history", HistoryScreen, is_over=True)
         yield Owner("in the settings", SettingsScreen, is_over=True)
@@ -252,9 +252,9 @@ class PersonalApp(App[None], inherit_bindings=False):
     async def on_click(self, event: Click) -> None:
         """A click beside what lies over the screen leaves it; the second one of a double click does not."""
         over = self.screen
-        if isinstance(over, ModalScreen) and event.widget is over and event.chain == 1:
-            is_beside = over.get_widget_at(*event.screen_offset)[0] is over
-            for bar in over.query(KeyBar) if is_beside else ():
+        is_first = isinstance(over, ModalScreen) and event.widget is over and event.chain == 1
+        if is_first and over.get_widget_at(*event.screen_offset)[0] is over:
+            for bar in over.query(KeyBar):
                 await bar.leave()
 
     def action_help(self) -> None:

@@ -111,8 +111,8 @@ class KeyBar(Widget):
 
     async def leave(self) -> None:
         """Do what the last of the hints says: on every screen that leaves it, or takes one step back."""
-        for hint in self.hints[-1:]:
-            await self._do(hint.id)
+        if self.hints:
+            await self._do(self.hints[-1].id)
 
     async def _do(self, binding_id: str) -> None:
         """Run the action of a binding of the screen, of the app, or of a part of the screen."""

@@ -493,7 +493,7 @@ async def test_a_key_is_changed_shown_refused_and_given_back(open_desk: OpenDesk
         await give("ctrl+f")
         assert "✗ ctrl+f is taken: Find, open, export earlier chats" in desk.screen_text()
         await give("z")
-        assert "z is typed into the prompt" in desk.screen_text()
+        assert "z is typed in the prompt" in desk.screen_text()
         await give("f6")
         assert "✗ F6 moves or edits in the prompt" in desk.screen_text()
         await give("ctrl+q")

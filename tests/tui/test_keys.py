@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,19 @@ def test_no_two_keys_of_one_screen_clash_as_they_come() -> None:
     keys = app.all_keys()
     for key in keys:
         for own in key.keys.split(","):
-            if own != "escape":  # it leaves what is open, whatever that is
-                assert clash(keys, {}, key, own) is None, key
+            assert clash(keys, {}, key, own) is None, key
+            assert clash(keys, {key.id: "f20"}, key, own) is None, f"{key}: it can be given back"
+
+
+def test_two_keys_of_one_screen_clash_though_both_come_so() -> None:
+    """The test above can fail."""
+    keys = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA).all_keys()
+    pin = next(key for key in keys if key.id == "plan.pin")
+    twice = [*keys, replace(pin, id="plan.another", title="Another")]
+    assert clash(twice, {}, pin, "p") == "p is taken: Another"
+    leaves = next(key for key in keys if key.id == "app.quit")
+    twice = [*keys, replace(pin, id="plan.another", keys="ctrl+q", title="Another")]
+    assert clash(twice, {}, leaves, "ctrl+q") == "ctrl+q is taken: Another"
 
 
 def test_a_key_that_is_taken_is_taken_on_its_own_screen_only() -> None:
@@ -129,6 +141,8 @@ def test_a_key_over_a_line_to_write_is_none_that_is_typed_there() -> None:
     )
     assert clash(keys, {}, take, "home") == "home moves or edits in a line to write: take another"
     assert clash(keys, {}, take, "f6") is None
+    cancel = next(key for key in keys if key.id == "ask.cancel")
+    assert clash(keys, {}, cancel, "a") == "a is typed in a line to write: take one with ctrl, or an F key"
     download = next(key for key in keys if key.id == "picker.download")
     assert clash(keys, {}, download, "ctrl+p") == "ctrl+p is taken: Find a command by name"
 
@@ -140,16 +154,33 @@ def test_a_key_that_holds_over_all_screens_is_none_of_another_screen() -> None:
     assert problem == "F11 is taken: From the settings to the keys, and back"
 
 
-@pytest.mark.parametrize("key", ["f6", "f7", "ctrl+k", "tab", "pageup"])
-def test_a_key_that_edits_in_the_prompt_is_none_for_the_app(key: str) -> None:
-    """The prompt would take it, and nothing else would hear it."""
+@pytest.mark.parametrize("of", ["chat.stop", "prompt.newline", "prompt.page_up"])
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        *((key, "moves or edits in the prompt: take another") for key in ("f6", "f7", "ctrl+k", "pagedown")),
+        ("up", "↑ moves or edits in the prompt: take another"),
+        ("enter", "enter is taken: Send"),
+        ("tab", "tab is taken: To the next part of the screen, or the one before"),
+        *((key, "is typed in the prompt: take one with ctrl, or an F key") for key in ("a", "space", "ä")),
+        ("slash", "/ is typed in the prompt: take one with ctrl, or an F key"),
+        ("euro_sign", "is typed in the prompt: take one with ctrl, or an F key"),
+    ],
+)
+def test_a_key_that_is_typed_or_edits_in_the_prompt_is_none_for_anything_else(
+    of: str, key: str, why: str
+) -> None:
+    """The prompt would take it, and nothing else would hear it; or the prompt would lose it."""
     keys = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA).all_keys()
-    stop = next(each for each in keys if each.id == "chat.stop")
-    problem = clash(keys, {}, stop, key)
+    problem = clash(keys, {}, next(each for each in keys if each.id == of), key)
     assert problem is not None
-    assert "moves or edits in the prompt" in problem
+    assert why in problem
+
+
+def test_a_key_that_the_prompt_hands_on_stays_with_the_app() -> None:
+    keys = DnetApp(lambda: DemoCluster(Macs(1)), LLAMA).all_keys()
     copy = next(each for each in keys if each.id == "app.copy")
-    assert clash(keys, {}, copy, "ctrl+c") is None, "its own, which the prompt hands on"
+    assert clash(keys, {}, copy, "ctrl+c") is None
 
 
 async def test_changed_keys_do_what_the_old_ones_did_and_stand_where_they_hold(tmp_path: Path) -> None:
