@@ -32,9 +32,12 @@ _SEARCH_FROM = 3
 """Characters of the filter from which the hub is asked, too."""
 _MOST_PARTS = 6
 """Devices of which the detail tells how far their load is."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)+(@[\w./-]+)?", re.ASCII)
-"""`owner/name`, and a revision; or a folder below this one."""
-_PATH_STARTS = ("/", "./", "../", "~")
+_PATH = r"(~[^\s/]*|\.\.?)/.*|/[^\s/]+(/.*)?"
+"""With spaces only behind the slash that makes it one: `~5 km?` and `/help me` are questions."""
+_PLAIN = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)+(@[\w./-]+)?"
+"""A hub id, `owner/name` and a revision; a folder below this one with an ordinary name (others: `./...`)."""
+_NAME = re.compile(f"{_PATH}|{_PLAIN}", re.ASCII)
+"""What can be a model that no list has; whether it is one, loading it says."""
 _FILTER = Hint("picker.filter", "filters")
 
 
@@ -229,8 +232,7 @@ class ModelPicker(ModalScreen[str | None]):
     def _typed_name(self) -> str | None:
         """What stands in the filter, if it can be a model that no list has."""
         name = self._wanted
-        is_name = name.startswith(_PATH_STARTS) or _HUB_ID.fullmatch(name) is not None
-        return name if is_name and self._list.row is None else None
+        return name if _NAME.fullmatch(name) and self._list.row is None else None
 
     def _can_download(self, row: Row | None) -> bool:
         return row is not None and download_question(row, self.catalogue.room)[1]

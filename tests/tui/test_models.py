@@ -607,27 +607,41 @@ async def test_a_folder_or_an_id_that_no_list_has_is_loaded_as_it_is_typed() -> 
         assert remembered == ["smollm2-135m-instruct"]
 
 
-@pytest.mark.parametrize(
-    ("written", "is_name"),
-    [
-        ("/models/my own model", True),
-        ("~/models/my own.gguf", True),
-        ("../mine", True),
-        ("models/mine/4bit", True),
-        ("owner/name-4bit", True),
-        ("owner/name@v1.0", True),
-        ("and/or?", False),
-        ("either/or that", False),
-        ("a//b", False),
-    ],
+NAMES = (
+    "/models",
+    "/models/my own model",
+    "~/models/my own.gguf",
+    "~me/a model",
+    "../mine",
+    "./my models/llama",
+    "models/mine/4bit",
+    "owner/name-4bit",
+    "owner/name@v1.0",
 )
-async def test_what_can_be_the_name_of_a_model_is_offered(written: str, is_name: bool) -> None:
+NO_NAMES = (
+    "and/or?",
+    "either/or that",
+    "a//b",
+    "~5 km in miles?",
+    "~5 km/h in miles?",
+    "/help me",
+    "/help me and/or him",
+    "~",
+    "/",
+)
+
+
+async def test_what_can_be_the_name_of_a_model_is_offered_and_a_question_is_none() -> None:
     async with table() as desk:
         await desk.open()
         await desk.pilot.press("slash")
-        desk.picker.query_one(Input).value = written
-        await desk.pilot.pause()
-        assert ("enter loads it" in desk.text()) is is_name
+        offered = []
+        for written in (*NAMES, *NO_NAMES):
+            desk.picker.query_one(Input).value = written
+            await desk.pilot.pause()
+            if "enter loads it" in desk.text():
+                offered.append(written)
+        assert offered == list(NAMES)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "a/" + "b" * 300])
