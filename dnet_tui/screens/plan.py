@@ -120,9 +120,10 @@ class PlanScreen(ModalScreen[Solution | None]):
         self._strip = PlanStrip()
         self._panel = PlanPanel()
         self._box = VerticalScroll(id="plan-box")
-        self._state = PlanState(solution, rows_of(solution), loaded=view.plan)
+        self._state = PlanState(solution, rows_of(solution), edit_of(solution.plan), loaded=view.plan)
         self._good: list[PlanState] = [self._state]  # what was accepted, oldest first
-        self._edit = edit_of(solution.plan)  # what is wanted; ahead of the state while it is being checked
+        self._edit = self._state.edit  # what is wanted; ahead of the state while it is being checked
+        self._is_checking = False
 
     def compose(self) -> ComposeResult:
         with self._box:
@@ -167,6 +168,7 @@ class PlanScreen(ModalScreen[Solution | None]):
 
     def accept(self, solution: Solution, wanted: Wanted) -> None:
         """`solution` is lawful: show it."""
+        self._is_checking = False
         rows = rows_of(solution)
         names = [row.peer for row in rows]
         cursor = self._state.cursor
@@ -176,6 +178,7 @@ class PlanScreen(ModalScreen[Solution | None]):
             self._state,
             solution=solution,
             rows=rows,
+            edit=edit_of(solution.plan, wanted.edit.num_resident if wanted.edit is not None else None),
             cursor=cursor,
             by_hand=wanted.edit is not None or bool(wanted.pins or wanted.excluded),
             excluded=wanted.excluded,
@@ -183,12 +186,13 @@ class PlanScreen(ModalScreen[Solution | None]):
         )
         self._good = [*self._good[-_MOST_UNDOS:], state]
         if wanted.edit is None or wanted.edit == self._edit:
-            self._edit = edit_of(solution.plan, wanted.edit.num_resident if wanted.edit is not None else None)
+            self._edit = state.edit
         self._show(state)
 
     def refuse(self, message: str) -> None:
         """What was wanted is no plan: say why and go back to what was."""
-        self._edit = edit_of(self._state.solution.plan, self._edit.num_resident)
+        self._is_checking = False
+        self._edit = self._state.edit
         self._show(replace(self._state, problem=message))
 
     # --- what a person does -----------------------------------------------------------------------------
@@ -200,7 +204,11 @@ class PlanScreen(ModalScreen[Solution | None]):
         except NoStep as error:
             self._show(replace(self._state, problem=str(error)))
         else:
-            self.post_message(self.Wanted(self, self._edit, self._state.excluded, ()))
+            self._check(self._edit, self._state.excluded, ())
+
+    def _check(self, edit: Edit | None, excluded: frozenset[str], pins: tuple[Pin, ...]) -> None:
+        self._is_checking = True
+        self.post_message(self.Wanted(self, edit, excluded, pins))
 
     def action_move(self, step: int) -> None:
         cursor = max(0, min(len(self._state.rows) - 1, self._state.cursor + step))
@@ -263,13 +271,13 @@ class PlanScreen(ModalScreen[Solution | None]):
     def _plan_anew(self, excluded: frozenset[str]) -> None:
         own = self._edit.windows
         pins = tuple(Pin(peer, own[peer]) for peer in sorted(self._state.pinned - excluded) if peer in own)
-        self.post_message(self.Wanted(self, None, excluded, pins))
+        self._check(None, excluded, pins)
 
     def action_undo(self) -> None:
         if len(self._good) > 1:
             self._good.pop()
         before = self._good[-1]
-        self._edit = edit_of(before.solution.plan)
+        self._edit = before.edit
         self._show(replace(before, loaded=self._state.loaded, problem=None))
 
     def action_apply(self) -> None:
@@ -279,12 +287,14 @@ class PlanScreen(ModalScreen[Solution | None]):
             self.dismiss(self._state.solution)
 
     def on_click(self, event: Click) -> None:
-        """A click beside the plan throws nothing away that is not loaded."""
-        if event.widget is self and self._state.by_hand and self._state.solution.plan != self._state.loaded:
+        """A click beside the plan throws nothing away that was changed here."""
+        state = self._state
+        is_new = state.by_hand and state.solution.plan != state.loaded
+        if event.widget is self and (is_new or self._is_checking or state.pinned):
             event.stop()
             load, close = key_text(self.app, "plan.apply"), key_text(self.app, "plan.close")
-            said = f"this is not loaded yet: {load} loads it, {close} leaves everything as it is"
-            self._show(replace(self._state, problem=said))
+            said = f"what you changed is not loaded: {load} loads it, {close} leaves everything as it is"
+            self._show(replace(state, problem=said))
 
     def action_cancel(self) -> None:
         self.dismiss(None)

@@ -13,6 +13,7 @@ from textual.reactive import reactive
 from dnet_core.types.plan import DevicePrediction, Prediction, Solution
 from dnet_core.types.ring import RingPlan
 from dnet_tui.look import Look, fg
+from dnet_tui.plan_edit import Edit
 from dnet_tui.state import stage_splits
 from dnet_tui.units import bytes_text, count_text, layers_text, ms_text, progress_bytes_text, seconds_text
 from dnet_tui.widgets.device_card import UNKNOWN, fitted, meter, wrapped
@@ -34,6 +35,8 @@ class PlanState:
 
     solution: Solution
     rows: tuple[Row, ...]
+    edit: Edit
+    """Its placement, and what of it was set by hand."""
     cursor: int = 0
     loaded: RingPlan | None = None
     by_hand: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from textual.pilot import Pilot
 
@@ -11,8 +11,8 @@ from dnet_core.demo.answers import Answer
 from dnet_core.demo.cluster import DemoCluster, DemoModel
 from dnet_core.demo.worlds import Macs
 from dnet_core.types.generation import FinishReason
-from dnet_core.types.plan import Solution
-from dnet_core.types.ring import RingPlan
+from dnet_core.types.plan import Pin, Solution
+from dnet_core.types.ring import LayerWindow, RingPlan
 from dnet_tui.app import DnetApp
 from tests.fake_coordinator import Gate, words
 from tests.tui.conftest import still
@@ -51,15 +51,27 @@ class Crowd(Gate):
 
 
 class GatedMacs(DemoCluster):
-    """`count` simulated Macs; everything that takes time waits at `gate`."""
+    """`count` simulated Macs; everything that takes time waits at `gate`, the solver at `solves`."""
 
     def __init__(self, count: int) -> None:
         self.gate = Crowd()
+        self.solves = asyncio.Event()
+        self.solves.set()
         self.plans_loaded: list[RingPlan] = []
         self.ended: list[FinishReason] = []
         super().__init__(
             Macs(count), answers=(ANSWER,), known={}, pause=self.gate, clock=lambda: self.gate.now_s
         )
+
+    async def replan(self, excluded: Collection[str] = (), pins: tuple[Pin, ...] = ()) -> Solution:
+        await self.solves.wait()
+        return await super().replan(excluded, pins)
+
+    async def predict(
+        self, windows: Mapping[str, tuple[LayerWindow, ...]], num_resident: Mapping[str, int] | None = None
+    ) -> Solution:
+        await self.solves.wait()
+        return await super().predict(windows, num_resident)
 
     async def load(
         self, model: str, plan: RingPlan | Solution | None = None, chunk_tokens: int | None = None

@@ -484,7 +484,9 @@ async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable)
         assert "than the loaded plan" in table.text()
         assert table.app.view.plan == table.macs.plans_loaded[0], "nothing is loaded yet"
         await table.pilot.click(offset=(0, 0))
-        assert "this is not loaded yet: enter loads it, esc leaves everything as it is" in table.text()
+        assert (
+            "what you changed is not loaded: enter loads it, esc leaves everything as it is" in table.text()
+        )
         wanted = table.plan._state.solution.plan
         await table.press("enter")
         assert not isinstance(table.app.screen, PlanScreen)
@@ -492,6 +494,23 @@ async def test_a_boundary_is_moved_and_the_plan_is_loaded(open_table: OpenTable)
         assert table.macs.plans_loaded[1] == wanted
         assert table.app.view.plan == wanted
         assert "C mini 57–69" in table.text().splitlines()[2]
+
+
+@pytest.mark.parametrize("key", ["right", "x", "p"])
+async def test_a_click_beside_the_plan_loses_neither_what_is_being_checked_nor_a_pin(
+    open_table: OpenTable, key: str
+) -> None:
+    async with open_table() as table:
+        await table.press("f12")
+        table.macs.solves.clear()
+        await table.pilot.press(key)
+        await table.pilot.click(offset=(0, 0))
+        assert "what you changed is not loaded" in table.text()
+        table.macs.solves.set()
+        await checked(table.pilot)
+        await table.press("u")
+        await table.pilot.click(offset=(0, 0))
+        assert not isinstance(table.app.screen, PlanScreen), "nothing is changed any more"
 
 
 async def test_what_does_not_fit_says_why_and_is_not_applied(open_table: OpenTable) -> None:
@@ -506,6 +525,8 @@ async def test_what_does_not_fit_says_why_and_is_not_applied(open_table: OpenTab
         assert "does not fit" not in table.text(), "moving on leaves it behind"
         await table.press("enter")
         assert "this is the plan that is loaded" in table.text()
+        await table.press("k", "k", "minus")
+        assert "does not fit" not in table.text(), "what was refused is asked for no more"
 
 
 async def test_undo_automatic_and_close(open_table: OpenTable) -> None:
@@ -543,6 +564,8 @@ async def test_residency_is_set_by_hand(open_table: OpenTable) -> None:
         assert table.line("▸ C mini").split()[5:7] == ["12", "–"]
         await table.press("plus")
         assert "all 12 layers of mini stay in memory already" in table.text()
+        await table.press("minus", "minus", "u", "k", "left")
+        assert table.line("C mini").split()[4:6] == ["11", "2"], "one step is undone, the other still holds"
 
 
 async def test_a_pinned_device_keeps_its_layers_when_the_rest_is_planned_anew(open_table: OpenTable) -> None:
