@@ -564,8 +564,8 @@ async def test_residency_is_set_by_hand(open_table: OpenTable) -> None:
         assert table.line("▸ C mini").split()[5:7] == ["12", "–"]
         await table.press("plus")
         assert "all 12 layers of mini stay in memory already" in table.text()
-        await table.press("minus", "minus", "u", "k", "left")
-        assert table.line("C mini").split()[4:6] == ["11", "2"], "one step is undone, the other still holds"
+        await table.press("minus", "minus", "minus", "u", "k", "left")
+        assert table.line("C mini").split()[4:6] == ["10", "3"], "one step is undone, those before hold"
 
 
 async def test_a_pinned_device_keeps_its_layers_when_the_rest_is_planned_anew(open_table: OpenTable) -> None:
