@@ -36,7 +36,7 @@ from tests.tiny_models import write_tiny_model
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BODIES_AT_ONCE = 24
-EXAMPLES = 100  # of half as many bodies at least: some thousands in all
+EXAMPLES = 100  # of 12 to 24 bodies each: more than a thousand in all
 LONG = 40  # times as many with --hypothesis-profile=long: the routes are then asked for an hour
 
 LEAVES = (
@@ -145,8 +145,8 @@ async def test_any_json(sent: list[tuple[str, bytes]], raw: httpx2.AsyncClient) 
     await asyncio.gather(*(check(raw, route, body) for route, body in sent))
 
 
-async def test_those_were_thousands() -> None:
-    assert sent_bodies.total() > 1500, sent_bodies
+async def test_those_were_more_than_a_thousand() -> None:
+    assert sent_bodies.total() > 1000, sent_bodies
     assert sent_bodies.keys() >= ROUTES.keys()
 
 
