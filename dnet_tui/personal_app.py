@@ -312,6 +312,7 @@ class PersonalApp(App[None], inherit_bindings=False):
         folder = Path(told).expanduser() if told else self._personal.exports
         now_s = self._timing.now().timestamp()
         screen = HistoryScreen(self._personal.history, self.conversation.number, folder, now_s)
+        self.clear_notifications()  # one says where the last chat is, and would lie over it
         self.push_screen(screen, self._after_history)
 
     def _after_history(self, result: HistoryResult | None) -> None:

@@ -20,7 +20,7 @@ from dnet_core.demo.worlds import Macs
 from dnet_core.doctor.finding import Finding, Level
 from dnet_core.errors import LoadError, PeerLost
 from dnet_tui.app import DnetApp
-from dnet_tui.history import History
+from dnet_tui.history import ChatSummary, History
 from dnet_tui.keys import clash, keys_text
 from dnet_tui.pace import Timing
 from dnet_tui.personal_app import Personal
@@ -400,3 +400,13 @@ async def test_a_failure_names_the_keys_that_help_now(open_desk: OpenDesk) -> No
         await desk.say("A question")
         await desk.step()
         assert "✗ no answer · ctrl+s tries again" in desk.screen_text()
+
+
+async def test_a_notice_does_not_lie_over_the_history_that_it_points_to(tmp_path: Path) -> None:
+    async with desk_with(tmp_path) as desk:
+        desk.app._tell_recovered((ChatSummary(1, "Of France", "tiny", 0.0, 1, None),))
+        await desk.until(lambda: len(desk.app._notifications))
+        (told,) = desk.app._notifications
+        assert "'Of France' is kept as far as it was written: ctrl+f opens it" in told.message
+        await desk.pilot.press("ctrl+f")
+        assert not desk.app._notifications
