@@ -37,7 +37,7 @@ from dnet_tui.personal_app import Personal
 from dnet_tui.plan_app import PLAN_BINDINGS, PlanApp
 from dnet_tui.service_app import Services
 from dnet_tui.serving import EndpointState
-from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, Unusable, fold, prepare
+from dnet_tui.state import ClusterView, Loading, Ready, Unusable, fold, prepare
 from dnet_tui.widgets.activity_log import ActivityLog, LogView
 from dnet_tui.widgets.cluster_panel import ClusterPanel, SidePanel
 from dnet_tui.widgets.key_bar import Hint, KeyBar
@@ -338,7 +338,7 @@ class DnetApp(PlanApp):
 
     @property
     def _is_busy(self) -> bool:
-        return self.work_in_hand.is_going_on or isinstance(self.view.model, Preparing | Fetching | Loading)
+        return self.work_in_hand.is_going_on or self.view.is_arriving
 
     def _tick(self) -> None:
         self._spin += 1

@@ -34,7 +34,7 @@ from dnet_tui.screens.findings import DoctorScreen, Examine, LogScreen
 from dnet_tui.screens.join import JoinScreen
 from dnet_tui.screens.models import ModelPicker
 from dnet_tui.serving import EndpointState, Off, On, OpenEndpoint, Served, Starting
-from dnet_tui.state import ClusterView, Fetching, Loading, Preparing, Ready, arrival_of
+from dnet_tui.state import ClusterView, Ready, arrival_of
 from dnet_tui.widgets.model_list import ModelList
 from dnet_tui.widgets.prompt import Prompt
 from dnet_tui.wishes import EndpointWish
@@ -152,8 +152,7 @@ class ServiceApp(PersonalApp):
         remote = tuple(peer.name for peer in here if peer.source is not PeerSource.LOCAL)
         loaded = view.plan.model if isinstance(view.model, Ready) and view.plan is not None else None
         self._librarian.tell_arrival(arrival_of(view, self.work_in_hand))
-        on_its_way = isinstance(view.model, Preparing | Fetching | Loading)
-        is_placing = on_its_way and self.work_in_hand.step not in (Step.FETCHING, Step.LOADING)
+        is_placing = view.is_arriving and self.work_in_hand.step not in (Step.FETCHING, Step.LOADING)
         self._librarian.tell(loaded, self.work_in_hand.downloads, local, remote, is_placing=is_placing)
 
     def tick_picker(self) -> None:

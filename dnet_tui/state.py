@@ -185,6 +185,11 @@ class ClusterView:
                 assert_never(self.model)
 
     @property
+    def is_arriving(self) -> bool:
+        """Whether a model is on its way: measured for, placed, fetched or read."""
+        return isinstance(self.model, Preparing | Fetching | Loading)
+
+    @property
     def here(self) -> tuple[Device, ...]:
         return tuple(device for device in self.devices if device.lost is None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -50,6 +52,20 @@ class Rings:
 async def rings() -> AsyncIterator[Rings]:
     async with AsyncExitStack() as stack:
         yield Rings(stack)
+
+
+@pytest.fixture(scope="session")
+def direct_reads(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where files cannot be opened for reads past the cache: the system is asked, not this program."""
+    if not hasattr(os, "O_DIRECT"):
+        pytest.skip("this system has no O_DIRECT")
+    path = tmp_path_factory.mktemp("direct") / "file"
+    path.touch()
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError as error:
+        assert error.errno == errno.EINVAL
+        pytest.skip("this file system has no O_DIRECT")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ from dnet_tui.widgets.chat_log import ChatLog
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import NOON, make_app
 from tests.tui.test_snapshots import SnapCompare, answered, ask, four, load
-
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="one Python version writes the snapshots"
-)
 
 Act = Callable[[FakeCoordinator, Pilot[None]], Awaitable[None]]
 THOUGHTS = """\

@@ -5,7 +5,6 @@ After a wanted change: `--snapshot-update`, then look at every one.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,12 +13,8 @@ from textual.pilot import Pilot
 
 from dnet_core.demo import worlds
 from tests.tui.macs import EIGHT, FITS, GatedMacs, ask, checked, loaded, macs_app
+from tests.tui.test_snapshots import SnapCompare
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="one Python version writes the snapshots"
-)
-
-SnapCompare = Callable[..., bool]
 Act = Callable[[GatedMacs, Pilot[None]], Awaitable[None]]
 
 

@@ -6,7 +6,6 @@ After a wanted change: `--snapshot-update`, then look at every one.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -28,13 +27,8 @@ from dnet_tui.state import Ready
 from tests.fake_coordinator import FakeCoordinator
 from tests.tui.conftest import make_app
 from tests.tui.test_models import LLAMA, Sand
-from tests.tui.test_snapshots import ask, four, four_devices, load
+from tests.tui.test_snapshots import SnapCompare, ask, four, four_devices, load
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="one Python version writes the snapshots"
-)
-
-SnapCompare = Callable[..., bool]
 Act = Callable[[FakeCoordinator, Pilot[Any]], Awaitable[None]]
 
 

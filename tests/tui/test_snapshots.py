@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,10 +13,6 @@ from dnet_core.types.ring import Assignment, LayerWindow, RingPlan
 from dnet_tui.widgets.prompt import Prompt
 from tests.fake_coordinator import Answer, FakeCoordinator, words
 from tests.tui.conftest import make_app
-
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="one Python version writes the snapshots"
-)
 
 SnapCompare = Callable[..., bool]
 Act = Callable[[FakeCoordinator, Pilot[None]], Awaitable[None]]

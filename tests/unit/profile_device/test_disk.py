@@ -43,15 +43,14 @@ def write(path: Path, size_bytes: int) -> Path:
     return path
 
 
-@linux_only
+@pytest.mark.usefixtures("direct_reads")
 def test_a_model_file_is_read_past_the_cache(tmp_path: Path) -> None:
     path = write(tmp_path / "model" / "model.safetensors", MIN_FILE_BYTES)
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert cached_pages(path) == 0, "the test needs a file that is not cached"
     figures = measure_disk("here", tmp_path, read_size_bytes=READ_BYTES)
-    if figures.method is not ReadMethod.DIRECT:
-        pytest.skip(f"this file system reads by {figures.method}")
+    assert figures.method is ReadMethod.DIRECT
     assert figures.num_reads >= 4
     assert figures.read_size_bytes == READ_BYTES
     assert cached_pages(path) == 0
