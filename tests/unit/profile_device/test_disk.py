@@ -48,7 +48,8 @@ def test_a_model_file_is_read_past_the_cache(tmp_path: Path) -> None:
     path = write(tmp_path / "model" / "model.safetensors", MIN_FILE_BYTES)
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert cached_pages(path) == 0, "the test needs a file that is not cached"
+    if cached_pages(path):
+        pytest.skip("this file system keeps its files in memory")
     figures = measure_disk("here", tmp_path, read_size_bytes=READ_BYTES)
     assert figures.method is ReadMethod.DIRECT
     assert figures.num_reads >= 4
